@@ -1,0 +1,108 @@
+//! What a backend may answer instead of a result.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::buffer::Generation;
+
+/// An error of a backend. The variant, never the text, says what kind of failure it is.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The device, or the process that owned it, is gone. Everything of this generation is lost.
+    #[error("device lost: {reason}")]
+    DeviceLost {
+        /// What was observed.
+        reason: String,
+    },
+    /// The device has not enough memory.
+    #[error("out of memory: {requested} bytes requested for {what}, {available} available")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// Bytes left.
+        available: u64,
+    },
+    /// The backend cannot do this at all.
+    #[error("unsupported: {what}; {remedy}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead.
+        remedy: String,
+    },
+    /// A validated program did not compile. The compiler's own words are kept whole.
+    #[error("program `{program}` did not compile: {log}")]
+    CompileFailed {
+        /// The program's name.
+        program: String,
+        /// The compiler's messages.
+        log: String,
+    },
+    /// A wait ended before what it waited for.
+    #[error("deadline of {after:?} passed waiting for {waited_for}")]
+    Deadline {
+        /// Who or what was awaited.
+        waited_for: String,
+        /// How long.
+        after: Duration,
+    },
+    /// An argument is wrong; nothing was done.
+    #[error("invalid argument `{argument}`: got {got}, expected {expected}")]
+    InvalidArgument {
+        /// The argument's name.
+        argument: &'static str,
+        /// The value refused.
+        got: String,
+        /// What would have been accepted.
+        expected: String,
+    },
+    /// A handle from before a device loss, or of a buffer already destroyed.
+    #[error("stale handle: buffer {id} of generation {generation}, the device is at generation {current}")]
+    StaleHandle {
+        /// The handle's number.
+        id: u64,
+        /// The handle's generation.
+        generation: Generation,
+        /// The backend's generation now.
+        current: Generation,
+    },
+    /// The operating system or the device's library refused a call.
+    #[error("{call} failed with code {code}: {text}")]
+    Driver {
+        /// The function called.
+        call: &'static str,
+        /// Its status.
+        code: i64,
+        /// The library's words for it.
+        text: String,
+    },
+}
+
+impl BackendError {
+    /// Whether everything of this generation is lost. Decided by the variant alone.
+    pub const fn is_device_loss(&self) -> bool {
+        matches!(self, BackendError::DeviceLost { .. })
+    }
+
+    /// Whether the same call may succeed later unchanged: after recovery, after more time, or after memory
+    /// was freed.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            BackendError::DeviceLost { .. } | BackendError::Deadline { .. } | BackendError::OutOfMemory { .. }
+        )
+    }
+
+    /// An [`BackendError::InvalidArgument`] from anything printable.
+    pub fn invalid(
+        argument: &'static str,
+        got: impl std::fmt::Display,
+        expected: impl std::fmt::Display,
+    ) -> BackendError {
+        BackendError::InvalidArgument { argument, got: got.to_string(), expected: expected.to_string() }
+    }
+}

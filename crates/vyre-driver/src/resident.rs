@@ -1,0 +1,121 @@
+//! Resident kernels: compiled once, started at a ticket, fed through the regions, quiesced or reaped.
+//!
+//! # Contract
+//!
+//! A backend supplies the moving parts and nothing else: it polls the slots, claims them in ticket order,
+//! parks what must wait, runs the item program, and writes completions. What an item *means* is in the item
+//! program's IR, permission and quota checks included.
+//!
+//! The moving parts know three things about an item before they run it:
+//! * a [`opcode::BATCH_FENCE`](crate::protocol::opcode::BATCH_FENCE) is parked until the tickets it names
+//!   are complete, and occupies no worker meanwhile;
+//! * a [`opcode::SHUTDOWN`](crate::protocol::opcode::SHUTDOWN) of tenant 0 is run after everything
+//!   published before it is complete, and is the last ticket claimed;
+//! * an opcode listed in [`ResidentSpec::workgroup_opcodes`] is run by a whole workgroup.
+//!
+//! First start, hot handler change, lease expiry and recovery are one operation:
+//! [`ResidentKernel::quiesce`] or [`ResidentKernel::reap`], then [`ResidentPipeline::start`] at a ticket,
+//! skipping what the start record in the h2d region marks as acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vyre_foundation::ValidatedProgram;
+
+use crate::buffer::{BufferBinding, Generation};
+use crate::error::BackendError;
+use crate::region::SessionRegions;
+
+/// What to compile for residency. Both programs declare the same buffers in the same order (workgroup
+/// buffers, which are not bound, apart), and both have the parameters and results of an item
+/// ([`crate::protocol::ITEM_PARAMS`], [`crate::protocol::ITEM_RESULTS`]).
+#[derive(Clone)]
+pub struct ResidentSpec {
+    /// Runs one item per invocation.
+    pub lane: ValidatedProgram,
+    /// Runs one item per workgroup, if any handler asked for it.
+    pub workgroup: Option<ValidatedProgram>,
+    /// Opcodes that `workgroup` serves, sorted.
+    pub workgroup_opcodes: Vec<u32>,
+    /// Workgroups to keep resident; at least one.
+    pub worker_groups: u32,
+}
+
+/// A megakernel compiled for residency, bound to one device generation.
+pub trait ResidentPipeline: Send + Sync {
+    /// The generation it was compiled in.
+    fn generation(&self) -> Generation;
+
+    /// Launches over the regions. The d2h region is fresh: the kernel writes its header and zeros nothing.
+    fn start(&self, request: StartRequest) -> Result<Arc<dyn ResidentKernel>, BackendError>;
+}
+
+/// How to start a resident kernel.
+#[derive(Clone)]
+pub struct StartRequest {
+    /// The shared memory. First tickets and skip marks are in the h2d region's start records.
+    pub regions: SessionRegions,
+    /// One for each bound buffer of the item programs, in declaration order.
+    pub bindings: Vec<ResidentBinding>,
+    /// Device buffers that the kernel copies into its d2h region at every heartbeat and before it stops.
+    pub mirrors: Vec<Mirror>,
+    /// Longest time one execution of an item may take, if limited.
+    pub item_deadline: Option<Duration>,
+    /// The kernel leaves by itself, as if quiesced, when the host lease word has not changed for this long.
+    pub lease: Duration,
+}
+
+/// What a resident kernel's buffer is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResidentBinding {
+    /// A buffer of the backend.
+    Buffer(BufferBinding),
+    /// A byte range of the h2d region: the payload arena, the tenant table.
+    HostToDevice {
+        /// First byte.
+        byte_offset: u64,
+        /// Bytes.
+        byte_len: u64,
+    },
+}
+
+/// A device buffer copied into the d2h region for the host to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The device buffer, in `u32` words.
+    pub source: BufferBinding,
+    /// Where in the d2h region, in bytes.
+    pub d2h_offset: u64,
+}
+
+/// A running incarnation. Dropping it reaps it.
+pub trait ResidentKernel: Send + Sync {
+    /// The generation it runs in.
+    fn generation(&self) -> Generation;
+
+    /// Whether it runs, and if not, why.
+    fn state(&self) -> KernelState;
+
+    /// Stops claiming, finishes what is claimed, and leaves. Fences and IO waits stay unacknowledged.
+    /// When this returns `Ok`, the kernel is gone: nothing of it touches the regions or its buffers again.
+    fn quiesce(&self, deadline: Duration) -> Result<(), BackendError>;
+
+    /// Makes it leave at once: claimed items may stay unacknowledged. The same promise when it returns `Ok`.
+    fn reap(&self, deadline: Duration) -> Result<(), BackendError>;
+
+    /// Tells a parked consumer that something was published or answered. Cheap when nobody is parked.
+    fn ring_doorbell(&self);
+}
+
+/// Whether a resident kernel runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelState {
+    /// Claiming items.
+    Running,
+    /// Stopped by a SHUTDOWN item.
+    ShutDown,
+    /// Quiesced, reaped, or its lease ran out.
+    Stopped,
+    /// The device is gone; the text says what was observed.
+    Lost(String),
+}

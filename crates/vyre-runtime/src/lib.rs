@@ -1,0 +1,1 @@
+//! The Vyre megakernel: opcode handlers, descriptors, batch dispatch, persistent sessions and recovery.
