@@ -1,0 +1,16 @@
+//! The typed IR of Vyre: programs, their validation, their text form and their wire form.
+//!
+//! A program is written once, with the builder or as `.vir` text, and runs on every backend with the
+//! same results. This crate knows no backend, no ring and no operating system.
+
+pub mod ir;
+pub mod semantics;
+pub mod types;
+pub mod wire;
+
+pub use ir::{
+    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, Expr, Function,
+    FunctionId, Granularity, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program, ProgramKind,
+    RmwOp, SwitchCase, UnaryOp, VarId,
+};
+pub use types::{DataType, Literal, ScalarType};

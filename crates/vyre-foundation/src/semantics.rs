@@ -1,0 +1,274 @@
+//! What every scalar operation means, as plain functions: total, and the same on every backend.
+//!
+//! A backend may compute in any way it likes, as long as its results equal these bit for bit. The one
+//! freedom is NaN payloads: an operation that yields a NaN yields *some* NaN. Moves (let, assign, select,
+//! load, store of `f32`, bitcast) keep the bits.
+
+use crate::ir::{BinaryOp, RmwOp, UnaryOp};
+use crate::types::{DataType, Literal, ScalarType};
+
+/// `value op`, or `None` where the operation does not exist on the type.
+pub fn unary(op: UnaryOp, value: Literal) -> Option<Literal> {
+    use Literal::{Bool, F32, I32, U32, U64};
+    Some(match (op, value) {
+        (UnaryOp::Neg, U32(v)) => U32(v.wrapping_neg()),
+        (UnaryOp::Neg, I32(v)) => I32(v.wrapping_neg()),
+        (UnaryOp::Neg, U64(v)) => U64(v.wrapping_neg()),
+        (UnaryOp::Neg, F32(v)) => F32(v ^ 0x8000_0000),
+        (UnaryOp::Not, Bool(v)) => Bool(!v),
+        (UnaryOp::Not, U32(v)) => U32(!v),
+        (UnaryOp::Not, I32(v)) => I32(!v),
+        (UnaryOp::Not, U64(v)) => U64(!v),
+        (UnaryOp::Abs, I32(v)) => I32(v.wrapping_abs()),
+        (UnaryOp::Abs, F32(v)) => F32(v & 0x7fff_ffff),
+        (UnaryOp::Floor, F32(v)) => Literal::f32(f32::from_bits(v).floor()),
+        (UnaryOp::Ceil, F32(v)) => Literal::f32(f32::from_bits(v).ceil()),
+        (UnaryOp::Trunc, F32(v)) => Literal::f32(f32::from_bits(v).trunc()),
+        (UnaryOp::RoundEven, F32(v)) => Literal::f32(f32::from_bits(v).round_ties_even()),
+        (UnaryOp::Sqrt, F32(v)) => Literal::f32(f32::from_bits(v).sqrt()),
+        (UnaryOp::CountOnes, U32(v)) => U32(v.count_ones()),
+        (UnaryOp::CountOnes, I32(v)) => I32(v.count_ones() as i32),
+        (UnaryOp::CountOnes, U64(v)) => U64(u64::from(v.count_ones())),
+        (UnaryOp::LeadingZeros, U32(v)) => U32(v.leading_zeros()),
+        (UnaryOp::LeadingZeros, I32(v)) => I32(v.leading_zeros() as i32),
+        (UnaryOp::LeadingZeros, U64(v)) => U64(u64::from(v.leading_zeros())),
+        (UnaryOp::TrailingZeros, U32(v)) => U32(v.trailing_zeros()),
+        (UnaryOp::TrailingZeros, I32(v)) => I32(v.trailing_zeros() as i32),
+        (UnaryOp::TrailingZeros, U64(v)) => U64(u64::from(v.trailing_zeros())),
+        _ => return None,
+    })
+}
+
+/// `left op right`, or `None` where the operation does not exist on the types.
+pub fn binary(op: BinaryOp, left: Literal, right: Literal) -> Option<Literal> {
+    use Literal::{Bool, F32, I32, U32, U64};
+    if op.is_shift() {
+        let U32(amount) = right else { return None };
+        return Some(match (op, left) {
+            (BinaryOp::Shl, U32(v)) => U32(v.checked_shl(amount).unwrap_or(0)),
+            (BinaryOp::Shl, I32(v)) => I32(v.checked_shl(amount).unwrap_or(0)),
+            (BinaryOp::Shl, U64(v)) => U64(v.checked_shl(amount).unwrap_or(0)),
+            (BinaryOp::Shr, U32(v)) => U32(v.checked_shr(amount).unwrap_or(0)),
+            (BinaryOp::Shr, I32(v)) => I32(v >> amount.min(31)),
+            (BinaryOp::Shr, U64(v)) => U64(v.checked_shr(amount).unwrap_or(0)),
+            _ => return None,
+        });
+    }
+    Some(match (left, right) {
+        (Bool(a), Bool(b)) => Bool(match op {
+            BinaryOp::And => a & b,
+            BinaryOp::Or => a | b,
+            BinaryOp::Xor | BinaryOp::Ne => a ^ b,
+            BinaryOp::Eq => a == b,
+            _ => return None,
+        }),
+        (U32(a), U32(b)) => match compare(op, a, b) {
+            Some(truth) => Bool(truth),
+            None => U32(match op {
+                BinaryOp::Add => a.wrapping_add(b),
+                BinaryOp::Sub => a.wrapping_sub(b),
+                BinaryOp::Mul => a.wrapping_mul(b),
+                BinaryOp::Div => a.checked_div(b).unwrap_or(0),
+                BinaryOp::Rem => a.checked_rem(b).unwrap_or(a),
+                BinaryOp::Min => a.min(b),
+                BinaryOp::Max => a.max(b),
+                BinaryOp::And => a & b,
+                BinaryOp::Or => a | b,
+                BinaryOp::Xor => a ^ b,
+                _ => return None,
+            }),
+        },
+        (I32(a), I32(b)) => match compare(op, a, b) {
+            Some(truth) => Bool(truth),
+            None => I32(match op {
+                BinaryOp::Add => a.wrapping_add(b),
+                BinaryOp::Sub => a.wrapping_sub(b),
+                BinaryOp::Mul => a.wrapping_mul(b),
+                BinaryOp::Div if b == 0 => 0,
+                BinaryOp::Div => a.wrapping_div(b),
+                BinaryOp::Rem if b == 0 => a,
+                BinaryOp::Rem => a.wrapping_rem(b),
+                BinaryOp::Min => a.min(b),
+                BinaryOp::Max => a.max(b),
+                BinaryOp::And => a & b,
+                BinaryOp::Or => a | b,
+                BinaryOp::Xor => a ^ b,
+                _ => return None,
+            }),
+        },
+        (U64(a), U64(b)) => match compare(op, a, b) {
+            Some(truth) => Bool(truth),
+            None => U64(match op {
+                BinaryOp::Add => a.wrapping_add(b),
+                BinaryOp::Sub => a.wrapping_sub(b),
+                BinaryOp::Mul => a.wrapping_mul(b),
+                BinaryOp::Div => a.checked_div(b).unwrap_or(0),
+                BinaryOp::Rem => a.checked_rem(b).unwrap_or(a),
+                BinaryOp::Min => a.min(b),
+                BinaryOp::Max => a.max(b),
+                BinaryOp::And => a & b,
+                BinaryOp::Or => a | b,
+                BinaryOp::Xor => a ^ b,
+                _ => return None,
+            }),
+        },
+        (F32(a), F32(b)) => {
+            let (a, b) = (f32::from_bits(a), f32::from_bits(b));
+            match compare(op, a, b) {
+                Some(truth) => Bool(truth),
+                None => Literal::f32(match op {
+                    BinaryOp::Add => a + b,
+                    BinaryOp::Sub => a - b,
+                    BinaryOp::Mul => a * b,
+                    BinaryOp::Div => a / b,
+                    BinaryOp::Rem => a % b,
+                    BinaryOp::Min => min_f32(a, b),
+                    BinaryOp::Max => max_f32(a, b),
+                    _ => return None,
+                }),
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn compare<T: PartialOrd>(op: BinaryOp, a: T, b: T) -> Option<bool> {
+    Some(match op {
+        BinaryOp::Eq => a == b,
+        BinaryOp::Ne => a != b,
+        BinaryOp::Lt => a < b,
+        BinaryOp::Le => a <= b,
+        BinaryOp::Gt => a > b,
+        BinaryOp::Ge => a >= b,
+        _ => return None,
+    })
+}
+
+/// The lesser: -0 is below +0, a NaN loses to a number, two NaNs give a NaN.
+pub fn min_f32(a: f32, b: f32) -> f32 {
+    if a.is_nan() {
+        b
+    } else if b.is_nan() || a < b || (a == b && a.is_sign_negative()) {
+        a
+    } else {
+        b
+    }
+}
+
+/// The greater: +0 is above -0, a NaN loses to a number, two NaNs give a NaN.
+pub fn max_f32(a: f32, b: f32) -> f32 {
+    if a.is_nan() {
+        b
+    } else if b.is_nan() || a > b || (a == b && a.is_sign_positive()) {
+        a
+    } else {
+        b
+    }
+}
+
+/// Conversion by value.
+///
+/// * to `bool`: whether it differs from zero (so a NaN is true);
+/// * from `bool`: 0 or 1;
+/// * between integers: the low bits, an `i32` sign-extended to 64;
+/// * integer to `f32`: nearest, ties to even;
+/// * `f32` to integer: towards zero, saturating at the type's ends, 0 for a NaN.
+pub fn cast(to: ScalarType, value: Literal) -> Literal {
+    use Literal::{Bool, F32, I32, U32, U64};
+    match (to, value) {
+        (ScalarType::Bool, Bool(v)) => Bool(v),
+        (ScalarType::Bool, U32(v)) => Bool(v != 0),
+        (ScalarType::Bool, I32(v)) => Bool(v != 0),
+        (ScalarType::Bool, U64(v)) => Bool(v != 0),
+        (ScalarType::Bool, F32(v)) => Bool(f32::from_bits(v) != 0.0),
+        (ScalarType::U32, Bool(v)) => U32(u32::from(v)),
+        (ScalarType::U32, U32(v)) => U32(v),
+        (ScalarType::U32, I32(v)) => U32(v as u32),
+        (ScalarType::U32, U64(v)) => U32(v as u32),
+        (ScalarType::U32, F32(v)) => U32(f32::from_bits(v) as u32),
+        (ScalarType::I32, Bool(v)) => I32(i32::from(v)),
+        (ScalarType::I32, U32(v)) => I32(v as i32),
+        (ScalarType::I32, I32(v)) => I32(v),
+        (ScalarType::I32, U64(v)) => I32(v as i32),
+        (ScalarType::I32, F32(v)) => I32(f32::from_bits(v) as i32),
+        (ScalarType::U64, Bool(v)) => U64(u64::from(v)),
+        (ScalarType::U64, U32(v)) => U64(u64::from(v)),
+        (ScalarType::U64, I32(v)) => U64(v as i64 as u64),
+        (ScalarType::U64, U64(v)) => U64(v),
+        (ScalarType::U64, F32(v)) => U64(f32::from_bits(v) as u64),
+        (ScalarType::F32, Bool(v)) => Literal::f32(f32::from(u8::from(v))),
+        (ScalarType::F32, U32(v)) => Literal::f32(v as f32),
+        (ScalarType::F32, I32(v)) => Literal::f32(v as f32),
+        (ScalarType::F32, U64(v)) => Literal::f32(v as f32),
+        (ScalarType::F32, F32(v)) => F32(v),
+    }
+}
+
+/// The same 32 bits under another type, or `None` unless both are among `u32`, `i32` and `f32`.
+pub fn bitcast(to: ScalarType, value: Literal) -> Option<Literal> {
+    let bits = match value {
+        Literal::U32(v) | Literal::F32(v) => v,
+        Literal::I32(v) => v as u32,
+        Literal::Bool(_) | Literal::U64(_) => return None,
+    };
+    match to {
+        ScalarType::U32 => Some(Literal::U32(bits)),
+        ScalarType::I32 => Some(Literal::I32(bits as i32)),
+        ScalarType::F32 => Some(Literal::F32(bits)),
+        ScalarType::Bool | ScalarType::U64 => None,
+    }
+}
+
+/// What a read-modify-write leaves behind, or `None` where types do not fit.
+pub fn rmw(op: RmwOp, old: Literal, operand: Literal) -> Option<Literal> {
+    let op = match op {
+        RmwOp::Add => BinaryOp::Add,
+        RmwOp::Sub => BinaryOp::Sub,
+        RmwOp::And => BinaryOp::And,
+        RmwOp::Or => BinaryOp::Or,
+        RmwOp::Xor => BinaryOp::Xor,
+        RmwOp::Min => BinaryOp::Min,
+        RmwOp::Max => BinaryOp::Max,
+        RmwOp::Exchange => return (old.ty() == operand.ty()).then_some(operand),
+    };
+    binary(op, old, operand)
+}
+
+/// The zero of a type: what an out-of-bounds load yields.
+pub const fn zero(ty: ScalarType) -> Literal {
+    match ty {
+        ScalarType::Bool => Literal::Bool(false),
+        ScalarType::U32 => Literal::U32(0),
+        ScalarType::I32 => Literal::I32(0),
+        ScalarType::U64 => Literal::U64(0),
+        ScalarType::F32 => Literal::F32(0),
+    }
+}
+
+/// The value of an element whose little-endian storage bits are `bits`.
+pub fn widen(element: DataType, bits: u64) -> Literal {
+    match element {
+        DataType::U8 => Literal::U32(u32::from(bits as u8)),
+        DataType::U16 => Literal::U32(u32::from(bits as u16)),
+        DataType::U32 => Literal::U32(bits as u32),
+        DataType::I32 => Literal::I32(bits as i32),
+        DataType::U64 => Literal::U64(bits),
+        DataType::F16 => Literal::f32(half::f16::from_bits(bits as u16).to_f32()),
+        DataType::BF16 => Literal::f32(half::bf16::from_bits(bits as u16).to_f32()),
+        DataType::F32 => Literal::F32(bits as u32),
+    }
+}
+
+/// The storage bits of a value, or `None` unless its type is `element`'s scalar type.
+pub fn narrow(element: DataType, value: Literal) -> Option<u64> {
+    Some(match (element, value) {
+        (DataType::U8, Literal::U32(v)) => u64::from(v as u8),
+        (DataType::U16, Literal::U32(v)) => u64::from(v as u16),
+        (DataType::U32, Literal::U32(v)) | (DataType::F32, Literal::F32(v)) => u64::from(v),
+        (DataType::I32, Literal::I32(v)) => u64::from(v as u32),
+        (DataType::U64, Literal::U64(v)) => v,
+        (DataType::F16, Literal::F32(v)) => u64::from(half::f16::from_f32(f32::from_bits(v)).to_bits()),
+        (DataType::BF16, Literal::F32(v)) => u64::from(half::bf16::from_f32(f32::from_bits(v)).to_bits()),
+        _ => return None,
+    })
+}
