@@ -1,2 +1,30 @@
-//! Development tasks of the Vyre workspace.
-fn main() {}
+//! Development tasks of the Vyre workspace: `cargo xtask help` lists them.
+
+mod ci;
+mod dependencies;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Development tasks of the Vyre workspace")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything a change must pass: fmt, clippy, doc, tests, loom, dependency direction, consumers.
+    Ci {
+        /// Run only these steps, in the given order.
+        #[arg(value_enum)]
+        steps: Vec<ci::Step>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Ci { steps } => ci::run(&steps),
+    }
+}
