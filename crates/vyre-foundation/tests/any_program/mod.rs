@@ -1,0 +1,247 @@
+//! Programs of any shape, valid or not, made from bytes: each choice takes the next one, and past the end
+//! every choice is the first. So shrinking the bytes shrinks the program.
+
+use vyre_foundation::{
+    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, Function,
+    FunctionId, Granularity, Literal, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program,
+    ProgramKind, RmwOp, ScalarType, SwitchCase, UnaryOp, VarId,
+};
+
+/// The program that `bytes` choose.
+pub(crate) fn any_program(bytes: &[u8]) -> Program {
+    let mut c = Choices(bytes);
+    Program {
+        name: c.name(),
+        kind: c.pick(&[
+            ProgramKind::Kernel,
+            ProgramKind::Item(Granularity::Lane),
+            ProgramKind::Item(Granularity::Workgroup),
+        ]),
+        workgroup_size: [c.u32(), c.u32(), c.u32()],
+        buffers: c.list(|c| BufferDecl {
+            name: c.name(),
+            space: c.pick(&[
+                MemorySpace::Global,
+                MemorySpace::HostVisible,
+                MemorySpace::Workgroup,
+                MemorySpace::Uniform,
+            ]),
+            element: c.pick(&DataType::ALL),
+            access: c.pick(&[BufferAccess::Read, BufferAccess::Write, BufferAccess::ReadWrite]),
+            len: c.u32(),
+        }),
+        functions: c.list(Choices::function),
+        entry: c.function(),
+    }
+}
+
+struct Choices<'a>(&'a [u8]);
+
+/// Deep enough to nest everything in everything, far below the limit of the wire form.
+const DEPTH: u32 = 6;
+
+impl Choices<'_> {
+    fn byte(&mut self) -> u8 {
+        let Some((&first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        first
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::from(self.byte()) % of.len()]
+    }
+
+    fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        let len = self.byte() % 5;
+        (0..len).map(|_| element(self)).collect()
+    }
+
+    fn u32(&mut self) -> u32 {
+        match self.byte() {
+            small @ 0..200 => u32::from(small % 8),
+            _ => u32::from_le_bytes(std::array::from_fn(|_| self.byte())),
+        }
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from(self.u32()) << 32 | u64::from(self.u32())
+    }
+
+    fn name(&mut self) -> String {
+        self.list(|c| c.pick(&['a', 'b', '_', '0', ' ', '"', '\0', '\n', 'é', '\u{10ffff}'])).iter().collect()
+    }
+
+    fn scalar(&mut self) -> ScalarType {
+        self.pick(&ScalarType::ALL)
+    }
+
+    fn function(&mut self) -> Function {
+        Function {
+            name: self.name(),
+            params: self.u32(),
+            results: self.list(Self::scalar),
+            locals: self.list(|c| Local { name: c.name(), ty: c.scalar(), mutable: c.byte() % 2 == 1 }),
+            body: self.body(0),
+        }
+    }
+
+    fn body(&mut self, depth: u32) -> Vec<Node> {
+        self.list(|c| c.node(depth))
+    }
+
+    fn node(&mut self, depth: u32) -> Node {
+        let var = VarId(self.u32());
+        let buffer = BufferId(self.u32());
+        // Leaves come first, so that deep nodes are cut to one of them.
+        let choice = self.byte() % if depth < DEPTH { 16 } else { 11 };
+        let inner = depth + 1;
+        match choice {
+            0 => Node::Break,
+            1 => Node::Continue,
+            2 => Node::WorkgroupBarrier,
+            3 => Node::GridBarrier,
+            4 => Node::Let { var, value: self.expr(inner) },
+            5 => Node::Assign { var, value: self.expr(inner) },
+            6 => Node::Store { buffer, index: self.expr(inner), value: self.expr(inner) },
+            7 => Node::Atomic(self.atomic(buffer, inner)),
+            8 => Node::Return(self.list(|c| c.expr(inner))),
+            9 => Node::Trap(self.expr(inner)),
+            10 => Node::Call {
+                results: self.list(|c| VarId(c.u32())),
+                function: FunctionId(self.u32()),
+                args: self.list(|c| c.expr(inner)),
+            },
+            11 => {
+                Node::If { condition: self.expr(inner), then: self.body(inner), otherwise: self.body(inner) }
+            }
+            12 => Node::Switch {
+                selector: self.expr(inner),
+                cases: self.list(|c| SwitchCase { values: c.list(Self::u32), body: c.body(inner) }),
+                default: self.body(inner),
+            },
+            13 => Node::For {
+                var,
+                start: self.expr(inner),
+                end: self.expr(inner),
+                step: self.u32(),
+                body: self.body(inner),
+            },
+            14 => Node::While { condition: self.expr(inner), body: self.body(inner) },
+            _ => Node::Block(self.body(inner)),
+        }
+    }
+
+    fn atomic(&mut self, buffer: BufferId, depth: u32) -> Atomic {
+        Atomic {
+            op: match self.byte() % 4 {
+                0 => AtomicOp::Load,
+                1 => AtomicOp::Store(self.expr(depth)),
+                2 => {
+                    let op = self.pick(&[
+                        RmwOp::Add,
+                        RmwOp::Sub,
+                        RmwOp::And,
+                        RmwOp::Or,
+                        RmwOp::Xor,
+                        RmwOp::Min,
+                        RmwOp::Max,
+                        RmwOp::Exchange,
+                    ]);
+                    AtomicOp::Rmw(op, self.expr(depth))
+                }
+                _ => AtomicOp::CompareExchange { expected: self.expr(depth), replacement: self.expr(depth) },
+            },
+            buffer,
+            index: self.expr(depth),
+            ordering: self.pick(&[
+                MemoryOrdering::Relaxed,
+                MemoryOrdering::Acquire,
+                MemoryOrdering::Release,
+                MemoryOrdering::AcqRel,
+            ]),
+            scope: self.pick(&[MemoryScope::Workgroup, MemoryScope::Device, MemoryScope::System]),
+            result: (self.byte() % 2 == 1).then(|| VarId(self.u32())),
+        }
+    }
+
+    fn literal(&mut self) -> Literal {
+        match self.byte() % 5 {
+            0 => Literal::U32(self.u32()),
+            1 => Literal::Bool(self.byte() % 2 == 1),
+            2 => Literal::I32(self.u32() as i32),
+            3 => Literal::U64(self.u64()),
+            _ => Literal::F32(match self.byte() % 3 {
+                0 => self.u32(),
+                1 => {
+                    self.pick(&[0x8000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0x7f80_0001, 0x0080_0000])
+                }
+                _ => (self.u32() as f32).to_bits(),
+            }),
+        }
+    }
+
+    fn expr(&mut self, depth: u32) -> Expr {
+        let choice = self.byte() % if depth < DEPTH { 11 } else { 4 };
+        let mut inner = || Box::new(self.expr(depth + 1));
+        match choice {
+            0 => Expr::Literal(self.literal()),
+            1 => Expr::Var(VarId(self.u32())),
+            2 => Expr::BufferLen(BufferId(self.u32())),
+            3 => {
+                let axis = self.pick(&[Axis::X, Axis::Y, Axis::Z]);
+                Expr::Builtin(match self.byte() % 5 {
+                    0 => Builtin::GlobalId(axis),
+                    1 => Builtin::WorkgroupId(axis),
+                    2 => Builtin::LocalId(axis),
+                    3 => Builtin::NumWorkgroups(axis),
+                    _ => Builtin::WorkgroupSize(axis),
+                })
+            }
+            4 => Expr::Load { index: inner(), buffer: BufferId(self.u32()) },
+            5 => Expr::Unary {
+                value: inner(),
+                op: self.pick(&[
+                    UnaryOp::Neg,
+                    UnaryOp::Not,
+                    UnaryOp::Abs,
+                    UnaryOp::Floor,
+                    UnaryOp::Ceil,
+                    UnaryOp::Trunc,
+                    UnaryOp::RoundEven,
+                    UnaryOp::Sqrt,
+                    UnaryOp::CountOnes,
+                    UnaryOp::LeadingZeros,
+                    UnaryOp::TrailingZeros,
+                ]),
+            },
+            6 => Expr::Binary {
+                left: inner(),
+                right: inner(),
+                op: self.pick(&[
+                    BinaryOp::Add,
+                    BinaryOp::Sub,
+                    BinaryOp::Mul,
+                    BinaryOp::Div,
+                    BinaryOp::Rem,
+                    BinaryOp::Min,
+                    BinaryOp::Max,
+                    BinaryOp::And,
+                    BinaryOp::Or,
+                    BinaryOp::Xor,
+                    BinaryOp::Shl,
+                    BinaryOp::Shr,
+                    BinaryOp::Eq,
+                    BinaryOp::Ne,
+                    BinaryOp::Lt,
+                    BinaryOp::Le,
+                    BinaryOp::Gt,
+                    BinaryOp::Ge,
+                ]),
+            },
+            7 => Expr::Select { condition: inner(), if_true: inner(), if_false: inner() },
+            8 => Expr::Cast { value: inner(), to: self.scalar() },
+            9 => Expr::Bitcast { value: inner(), to: self.scalar() },
+            _ => Expr::Fma { a: inner(), b: inner(), c: inner() },
+        }
+    }
+}
