@@ -3,9 +3,13 @@
 //! A program is written once, with the builder or as `.vir` text, and runs on every backend with the
 //! same results. This crate knows no backend, no ring and no operating system.
 
+pub mod builder;
 pub mod ir;
+pub mod limits;
+pub mod names;
 pub mod semantics;
 pub mod types;
+pub mod validate;
 pub mod wire;
 
 pub use ir::{
@@ -14,3 +18,5 @@ pub use ir::{
     RmwOp, SwitchCase, UnaryOp, VarId,
 };
 pub use types::{DataType, Literal, ScalarType};
+pub use validate::{Facts, ValidatedProgram, ValidationErrors, validate};
+pub use wire::Digest;
