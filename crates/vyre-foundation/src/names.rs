@@ -4,11 +4,13 @@ use crate::limits::MAX_NAME_LEN;
 
 /// Words of the text form, which no program, buffer, function or local may have as its name.
 pub const RESERVED_WORDS: &[&str] = &[
+    "atomic",
     "barrier",
     "bf16",
     "bool",
     "break",
     "buffer",
+    "call",
     "case",
     "continue",
     "default",
@@ -22,10 +24,12 @@ pub const RESERVED_WORDS: &[&str] = &[
     "grid_barrier",
     "i32",
     "if",
+    "in",
     "inf",
     "item",
     "kernel",
     "let",
+    "locals",
     "nan",
     "program",
     "return",
