@@ -216,6 +216,15 @@ pub const ITEM_RESULTS: [ScalarType; 3 + ARG_WORDS] = {
     results
 };
 
+/// Bits of an item's flags. Bits not named here are zero.
+pub mod flags {
+    /// The item's priority.
+    pub const PRIORITY_MASK: u32 = 0b111;
+    /// Set by the consumer, and by nobody else, on every run of an item after its first: it was admitted
+    /// and charged to its tenant's quota before. A consumer clears it in what it takes from a slot.
+    pub const RESUMED: u32 = 0x8000;
+}
+
 /// IO operations.
 pub mod io {
     /// Reads `bytes` at `offset` of the source into the destination.

@@ -6,12 +6,18 @@
 //! parks what must wait, runs the item program, and writes completions. What an item *means* is in the item
 //! program's IR, permission and quota checks included.
 //!
-//! The moving parts know three things about an item before they run it:
+//! The moving parts know four things about an item before they run it:
 //! * a [`opcode::BATCH_FENCE`](crate::protocol::opcode::BATCH_FENCE) is parked until the tickets it names
 //!   are complete, and occupies no worker meanwhile;
 //! * a [`opcode::SHUTDOWN`](crate::protocol::opcode::SHUTDOWN) of tenant 0 is run after everything
 //!   published before it is complete, and is the last ticket claimed;
-//! * an opcode listed in [`ResidentSpec::workgroup_opcodes`] is run by a whole workgroup.
+//! * an opcode listed in [`ResidentSpec::workgroup_opcodes`] is first run by the lane program, which checks
+//!   permission and quota and answers fault or requeue; after a requeue it is run by a whole workgroup;
+//! * every run of an item after its first has [`flags::RESUMED`](crate::protocol::flags::RESUMED) set in its
+//!   flags, and the words of the requeue for arguments.
+//!
+//! That is why the workgroup program has no checks of its own: whether an item is admitted depends on memory
+//! that other items change, so it could not be uniform in a workgroup, as a barrier demands.
 //!
 //! First start, hot handler change, lease expiry and recovery are one operation:
 //! [`ResidentKernel::quiesce`] or [`ResidentKernel::reap`], then [`ResidentPipeline::start`] at a ticket,
