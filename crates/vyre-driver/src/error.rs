@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::buffer::Generation;
 
 /// An error of a backend. The variant, never the text, says what kind of failure it is.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The device, or the process that owned it, is gone. Everything of this generation is lost.
