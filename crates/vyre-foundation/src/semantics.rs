@@ -39,6 +39,21 @@ pub fn unary(op: UnaryOp, value: Literal) -> Option<Literal> {
     })
 }
 
+/// The type of `op` on an operand of type `ty`, or `None` where the operation does not exist on it.
+pub fn unary_type(op: UnaryOp, ty: ScalarType) -> Option<ScalarType> {
+    unary(op, zero(ty)).map(Literal::ty)
+}
+
+/// The type of `op` on operands of these types, or `None` where the operation does not exist on them.
+pub fn binary_type(op: BinaryOp, left: ScalarType, right: ScalarType) -> Option<ScalarType> {
+    binary(op, zero(left), zero(right)).map(Literal::ty)
+}
+
+/// `to`, or `None` where `from` has no bits to show as `to`.
+pub fn bitcast_type(to: ScalarType, from: ScalarType) -> Option<ScalarType> {
+    bitcast(to, zero(from)).map(Literal::ty)
+}
+
 /// `left op right`, or `None` where the operation does not exist on the types.
 pub fn binary(op: BinaryOp, left: Literal, right: Literal) -> Option<Literal> {
     use Literal::{Bool, F32, I32, U32, U64};

@@ -90,7 +90,6 @@ impl Buffer {
     }
 
     /// How many elements are bound, a `u32`.
-    #[expect(clippy::len_without_is_empty, reason = "the length is an expression, not a number")]
     pub fn len(self) -> Value {
         Value::new(Expr::BufferLen(self.id), ScalarType::U32)
     }

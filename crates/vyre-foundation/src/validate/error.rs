@@ -113,6 +113,14 @@ pub enum ValidationErrorKind {
         /// The name.
         name: String,
     },
+    /// A function that counts more parameters than it has locals.
+    #[error("{params} parameters are counted, and there are {locals} locals; parameters are locals too")]
+    MissingParameters {
+        /// Parameters counted.
+        params: u32,
+        /// Locals there are.
+        locals: usize,
+    },
     /// A limit of [`crate::limits`] is exceeded.
     #[error("{count} {what}, and the limit is {limit}; {remedy}")]
     Limit {
@@ -279,7 +287,7 @@ pub enum ValidationErrorKind {
     )]
     KernelSignature {
         /// Parameters it has.
-        params: usize,
+        params: u32,
         /// Results it has.
         results: usize,
     },
