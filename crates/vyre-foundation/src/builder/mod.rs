@@ -18,9 +18,10 @@
 //! # Ok::<(), vyre_foundation::ValidationErrors>(())
 //! ```
 //!
-//! **Literals.** A Rust `i32`, which is what a number without a suffix is, takes the type of the place or
-//! of the other operand if that is an integer type that can hold it: `x + 1` fits any integer `x`. All
-//! other constants keep their own type.
+//! **Literals.** A Rust `i32`, which is what a number without a suffix is, takes the type of its place or of
+//! the other operand if that is an integer type: `x + 1` fits any integer `x`. With nothing to go by it is a
+//! `u32`, or an `i32` if it is negative; `Literal::I32(1)` is always an `i32`. All other constants keep
+//! their own type.
 //!
 //! **Mistakes.** The builder neither fails nor panics: a type error, an unknown local or a use out of scope
 //! ends up in the program, and the validator names it.

@@ -8,7 +8,8 @@ use crate::types::{DataType, Literal, ScalarType};
 pub struct Value {
     expr: Expr,
     ty: ScalarType,
-    /// Made from a Rust `i32` and nothing else, so it may still take another integer type.
+    /// Made from a Rust `i32` that is not negative, and nothing else: a `u32` that may still become an `i32`
+    /// or a `u64`.
     adapts: bool,
 }
 
@@ -28,19 +29,14 @@ impl Value {
         self.expr
     }
 
-    /// The same number as a constant of type `ty`, if it is a bare Rust `i32` and fits.
+    /// The same number as a constant of type `ty`, if it is one that adapts.
     pub(super) fn fit(self, ty: ScalarType) -> Value {
-        let Expr::Literal(Literal::I32(number)) = self.expr else { return self };
-        if !self.adapts {
-            return self;
+        let Expr::Literal(Literal::U32(number)) = self.expr else { return self };
+        match ty {
+            ScalarType::I32 if self.adapts => Literal::I32(number as i32).into(),
+            ScalarType::U64 if self.adapts => Literal::U64(number.into()).into(),
+            _ => self,
         }
-        let fitted = match ty {
-            ScalarType::U32 => u32::try_from(number).ok().map(Literal::U32),
-            ScalarType::U64 => u64::try_from(number).ok().map(Literal::U64),
-            ScalarType::I32 => Some(Literal::I32(number)),
-            ScalarType::Bool | ScalarType::F32 => None,
-        };
-        fitted.map_or(self, Value::from)
     }
 
     pub(super) fn binary(op: BinaryOp, left: Value, right: Value) -> Value {
@@ -131,10 +127,14 @@ impl From<u32> for Value {
     }
 }
 
-/// Takes the type of its surroundings where that is an integer type; an `i32` elsewhere.
+/// A negative number is an `i32`. Any other takes the type of its surroundings where that is an integer type,
+/// and is a `u32` elsewhere.
 impl From<i32> for Value {
     fn from(number: i32) -> Value {
-        Value { adapts: true, ..Literal::I32(number).into() }
+        match u32::try_from(number) {
+            Ok(number) => Value { adapts: true, ..Literal::U32(number).into() },
+            Err(_) => Literal::I32(number).into(),
+        }
     }
 }
 
