@@ -58,8 +58,12 @@ pub trait VyreBackend: Send + Sync {
     fn write_buffer(&self, buffer: BufferHandle, byte_offset: u64, bytes: &[u8]) -> Result<(), BackendError>;
 
     /// Copies bytes out of a buffer.
-    fn read_buffer(&self, buffer: BufferHandle, byte_offset: u64, into: &mut [u8])
-    -> Result<(), BackendError>;
+    fn read_buffer(
+        &self,
+        buffer: BufferHandle,
+        byte_offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), BackendError>;
 
     /// Makes the backend usable after a device loss and returns the new generation. Without a loss it
     /// changes nothing and returns the current one.

@@ -62,7 +62,11 @@ pub struct BufferHandle {
 impl BufferHandle {
     /// The whole buffer, as a binding.
     pub fn binding(self) -> BufferBinding {
-        BufferBinding { buffer: self, byte_offset: 0, byte_len: self.len.saturating_mul(self.element.size() as u64) }
+        BufferBinding {
+            buffer: self,
+            byte_offset: 0,
+            byte_len: self.len.saturating_mul(self.element.size() as u64),
+        }
     }
 
     /// Part of the buffer, as a binding: elements `first..first + len`.

@@ -93,7 +93,9 @@ impl BackendError {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            BackendError::DeviceLost { .. } | BackendError::Deadline { .. } | BackendError::OutOfMemory { .. }
+            BackendError::DeviceLost { .. }
+                | BackendError::Deadline { .. }
+                | BackendError::OutOfMemory { .. }
         )
     }
 

@@ -32,6 +32,8 @@ pub mod opcode {
     pub const USER_FIRST: u32 = 8;
     /// Last opcode of the first user range.
     pub const USER_LAST: u32 = 0xFFEF;
+    /// A [`PersistentWorkItem`](crate::ring::PersistentWorkItem) of the driver's own ring.
+    pub const WORK_ITEM: u32 = 0xFFF0;
     /// Asks the host to load resource `a0`; result bytes loaded.
     pub const LOAD_MISS: u32 = 0xFFFD;
     /// Appends `{a0, a1, a2, ticket}` to the debug log; result 1, or 0 when the log was full.
