@@ -8,6 +8,7 @@ pub mod ir;
 pub mod limits;
 pub mod names;
 pub mod semantics;
+pub mod text;
 pub mod types;
 pub mod validate;
 pub mod wire;

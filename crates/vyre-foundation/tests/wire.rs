@@ -141,7 +141,7 @@ fn every_prefix_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn any_program_round_trips(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {

@@ -7,43 +7,39 @@ use vyre_foundation::{
     ProgramKind, RmwOp, ScalarType, SwitchCase, UnaryOp, VarId,
 };
 
-/// The program that `bytes` choose.
+/// The program that `bytes` choose: names of any characters, ids that point anywhere.
 pub(crate) fn any_program(bytes: &[u8]) -> Program {
-    let mut c = Choices(bytes);
-    Program {
-        name: c.name(),
-        kind: c.pick(&[
-            ProgramKind::Kernel,
-            ProgramKind::Item(Granularity::Lane),
-            ProgramKind::Item(Granularity::Workgroup),
-        ]),
-        workgroup_size: [c.u32(), c.u32(), c.u32()],
-        buffers: c.list(|c| BufferDecl {
-            name: c.name(),
-            space: c.pick(&[
-                MemorySpace::Global,
-                MemorySpace::HostVisible,
-                MemorySpace::Workgroup,
-                MemorySpace::Uniform,
-            ]),
-            element: c.pick(&DataType::ALL),
-            access: c.pick(&[BufferAccess::Read, BufferAccess::Write, BufferAccess::ReadWrite]),
-            len: c.u32(),
-        }),
-        functions: c.list(Choices::function),
-        entry: c.function(),
-    }
+    Choices { bytes, of: None }.program()
 }
 
-struct Choices<'a>(&'a [u8]);
+/// The same, but names are names, unique among their kind, and ids point at something.
+#[allow(dead_code, reason = "not every test binary needs both")]
+pub(crate) fn any_named_program(bytes: &[u8]) -> Program {
+    let (&counts, bytes) = bytes.split_first().unwrap_or((&0, &[]));
+    let (buffers, functions) = (u32::from(counts % 4) + 1, u32::from(counts / 4 % 4) + 1);
+    Choices { bytes, of: Some(Counts { buffers, functions, locals: 1 }) }.program()
+}
+
+struct Choices<'a> {
+    bytes: &'a [u8],
+    /// How many there are to name and to point at, if names and ids are to mean something.
+    of: Option<Counts>,
+}
+
+#[derive(Clone, Copy)]
+struct Counts {
+    buffers: u32,
+    functions: u32,
+    locals: u32,
+}
 
 /// Deep enough to nest everything in everything, far below the limit of the wire form.
 const DEPTH: u32 = 6;
 
 impl Choices<'_> {
     fn byte(&mut self) -> u8 {
-        let Some((&first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
+        let Some((&first, rest)) = self.bytes.split_first() else { return 0 };
+        self.bytes = rest;
         first
     }
 
@@ -67,7 +63,57 @@ impl Choices<'_> {
         u64::from(self.u32()) << 32 | u64::from(self.u32())
     }
 
-    fn name(&mut self) -> String {
+    fn program(&mut self) -> Program {
+        Program {
+            name: self.name("p", 0),
+            kind: self.pick(&[
+                ProgramKind::Kernel,
+                ProgramKind::Item(Granularity::Lane),
+                ProgramKind::Item(Granularity::Workgroup),
+            ]),
+            workgroup_size: [self.u32(), self.u32(), self.u32()],
+            buffers: self.several(self.of.map(|of| of.buffers), |c, index| BufferDecl {
+                name: c.name("b", index),
+                space: c.pick(&[
+                    MemorySpace::Global,
+                    MemorySpace::HostVisible,
+                    MemorySpace::Workgroup,
+                    MemorySpace::Uniform,
+                ]),
+                element: c.pick(&DataType::ALL),
+                access: c.pick(&[BufferAccess::Read, BufferAccess::Write, BufferAccess::ReadWrite]),
+                len: c.u32(),
+            }),
+            functions: self.several(self.of.map(|of| of.functions), |c, index| c.function("f", index)),
+            entry: self.function("entry_", 0),
+        }
+    }
+
+    /// A list of a given length, or of any.
+    fn several<T>(&mut self, len: Option<u32>, mut element: impl FnMut(&mut Self, u32) -> T) -> Vec<T> {
+        let len = len.unwrap_or_else(|| u32::from(self.byte() % 5));
+        (0..len).map(|index| element(self, index)).collect()
+    }
+
+    fn id(&mut self, count: impl Fn(Counts) -> u32) -> u32 {
+        match self.of {
+            Some(of) => u32::from(self.byte()) % count(of),
+            None => self.u32(),
+        }
+    }
+
+    fn buffer(&mut self) -> BufferId {
+        BufferId(self.id(|of| of.buffers))
+    }
+
+    fn var(&mut self) -> VarId {
+        VarId(self.id(|of| of.locals))
+    }
+
+    fn name(&mut self, kind: &str, index: u32) -> String {
+        if self.of.is_some() {
+            return format!("{kind}{index}");
+        }
         self.list(|c| c.pick(&['a', 'b', '_', '0', ' ', '"', '\0', '\n', 'é', '\u{10ffff}'])).iter().collect()
     }
 
@@ -75,12 +121,22 @@ impl Choices<'_> {
         self.pick(&ScalarType::ALL)
     }
 
-    fn function(&mut self) -> Function {
+    fn function(&mut self, kind: &str, index: u32) -> Function {
+        let name = self.name(kind, index);
+        let locals = self.of.is_some().then(|| u32::from(self.byte() % 8) + 1);
+        if let (Some(of), Some(locals)) = (&mut self.of, locals) {
+            of.locals = locals;
+        }
+        let params = self.id(|of| of.locals + 1);
         Function {
-            name: self.name(),
-            params: self.u32(),
+            name,
+            params,
             results: self.list(Self::scalar),
-            locals: self.list(|c| Local { name: c.name(), ty: c.scalar(), mutable: c.byte() % 2 == 1 }),
+            locals: self.several(locals, |c, index| Local {
+                name: c.name("v", index),
+                ty: c.scalar(),
+                mutable: c.byte() % 4 == 3,
+            }),
             body: self.body(0),
         }
     }
@@ -90,8 +146,8 @@ impl Choices<'_> {
     }
 
     fn node(&mut self, depth: u32) -> Node {
-        let var = VarId(self.u32());
-        let buffer = BufferId(self.u32());
+        let var = self.var();
+        let buffer = self.buffer();
         // Leaves come first, so that deep nodes are cut to one of them.
         let choice = self.byte() % if depth < DEPTH { 16 } else { 11 };
         let inner = depth + 1;
@@ -107,8 +163,8 @@ impl Choices<'_> {
             8 => Node::Return(self.list(|c| c.expr(inner))),
             9 => Node::Trap(self.expr(inner)),
             10 => Node::Call {
-                results: self.list(|c| VarId(c.u32())),
-                function: FunctionId(self.u32()),
+                results: self.list(|c| c.var()),
+                function: FunctionId(self.id(|of| of.functions)),
                 args: self.list(|c| c.expr(inner)),
             },
             11 => {
@@ -160,7 +216,7 @@ impl Choices<'_> {
                 MemoryOrdering::AcqRel,
             ]),
             scope: self.pick(&[MemoryScope::Workgroup, MemoryScope::Device, MemoryScope::System]),
-            result: (self.byte() % 2 == 1).then(|| VarId(self.u32())),
+            result: (self.byte() % 2 == 1).then(|| self.var()),
         }
     }
 
@@ -185,8 +241,8 @@ impl Choices<'_> {
         let mut inner = || Box::new(self.expr(depth + 1));
         match choice {
             0 => Expr::Literal(self.literal()),
-            1 => Expr::Var(VarId(self.u32())),
-            2 => Expr::BufferLen(BufferId(self.u32())),
+            1 => Expr::Var(self.var()),
+            2 => Expr::BufferLen(self.buffer()),
             3 => {
                 let axis = self.pick(&[Axis::X, Axis::Y, Axis::Z]);
                 Expr::Builtin(match self.byte() % 5 {
@@ -197,7 +253,7 @@ impl Choices<'_> {
                     _ => Builtin::WorkgroupSize(axis),
                 })
             }
-            4 => Expr::Load { index: inner(), buffer: BufferId(self.u32()) },
+            4 => Expr::Load { index: inner(), buffer: self.buffer() },
             5 => Expr::Unary {
                 value: inner(),
                 op: self.pick(&[

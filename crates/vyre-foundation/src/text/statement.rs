@@ -1,0 +1,252 @@
+//! Text into statements.
+
+use super::ParseProblem;
+use super::lexer::TokenKind;
+use super::parser::{Name, Parser, Result};
+use super::words::Words;
+use crate::ir::{Atomic, AtomicOp, Expr, Node, RmwOp, SwitchCase, VarId};
+use crate::types::ScalarType;
+use crate::wire::MAX_DEPTH;
+
+/// A local at its definition.
+struct Definition<'t> {
+    name: Name<'t>,
+    /// The type, where it is written.
+    ty: Option<ScalarType>,
+    mutable: bool,
+}
+
+impl<'t> Parser<'t> {
+    /// Statements up to and with the closing brace.
+    pub(super) fn statements_to_brace(&mut self) -> Result<Vec<Node>> {
+        let mut body = Vec::new();
+        while !self.take_symbol("}") {
+            body.push(self.statement()?);
+        }
+        Ok(body)
+    }
+
+    fn block(&mut self) -> Result<Vec<Node>> {
+        self.symbol("{")?;
+        self.statements_to_brace()
+    }
+
+    fn statement(&mut self) -> Result<Node> {
+        self.lines.nodes.push(self.line());
+        if self.statements >= MAX_DEPTH {
+            return Err(self.error(ParseProblem::TooDeep));
+        }
+        self.statements += 1;
+        let node = self.statement_inside()?;
+        self.statements -= 1;
+        Ok(node)
+    }
+
+    fn statement_inside(&mut self) -> Result<Node> {
+        if self.at_symbol("{") {
+            return Ok(Node::Block(self.block()?));
+        }
+        let TokenKind::Word(word) = self.kind_of_token() else {
+            return Err(self.expected("a statement or `}`"));
+        };
+        let node = match word {
+            "if" => return self.if_else(),
+            "switch" => return self.switch(),
+            "for" => return self.for_loop(),
+            "while" => return self.while_loop(),
+            "let" | "var" => self.definition()?,
+            "atomic" => self.atomic(None)?,
+            "call" => self.call(Vec::new())?,
+            "return" => self.return_values()?,
+            "trap" => {
+                self.next();
+                Node::Trap(self.expr()?)
+            }
+            "break" => self.bare(Node::Break),
+            "continue" => self.bare(Node::Continue),
+            "barrier" => self.bare(Node::WorkgroupBarrier),
+            "grid_barrier" => self.bare(Node::GridBarrier),
+            _ => self.store_or_assign()?,
+        };
+        self.symbol(";")?;
+        Ok(node)
+    }
+
+    fn bare(&mut self, node: Node) -> Node {
+        self.next();
+        node
+    }
+
+    fn if_else(&mut self) -> Result<Node> {
+        self.next();
+        let condition = self.expr()?;
+        let then = self.block()?;
+        let mut otherwise = Vec::new();
+        if self.take_word("else") {
+            if self.at_word("if") {
+                otherwise.push(self.statement()?);
+            } else {
+                otherwise = self.block()?;
+            }
+        }
+        Ok(Node::If { condition, then, otherwise })
+    }
+
+    fn switch(&mut self) -> Result<Node> {
+        self.next();
+        let selector = self.expr()?;
+        self.symbol("{")?;
+        let mut cases = Vec::new();
+        while self.take_word("case") {
+            let mut values = Vec::new();
+            self.list("{", |p| p.number("a case").map(|value| values.push(value)))?;
+            cases.push(SwitchCase { values, body: self.statements_to_brace()? });
+        }
+        let default = if self.take_word("default") { self.block()? } else { Vec::new() };
+        if !self.take_symbol("}") {
+            return Err(self.expected("`case`, `default` or `}`, in this order"));
+        }
+        Ok(Node::Switch { selector, cases, default })
+    }
+
+    fn for_loop(&mut self) -> Result<Node> {
+        self.next();
+        let counter = self.defined(false)?;
+        if !self.take_word("in") {
+            return Err(self.expected("`in`"));
+        }
+        let start = self.expr()?;
+        self.symbol("..")?;
+        let end = self.expr()?;
+        let step = if self.take_word("step") { self.number("a step")? } else { 1 };
+        let var = self.define(counter, Some(ScalarType::U32))?;
+        Ok(Node::For { var, start, end, step, body: self.block()? })
+    }
+
+    fn while_loop(&mut self) -> Result<Node> {
+        self.next();
+        Ok(Node::While { condition: self.expr()?, body: self.block()? })
+    }
+
+    fn return_values(&mut self) -> Result<Node> {
+        self.next();
+        let mut values = Vec::new();
+        self.list(";", |p| p.expr().map(|value| values.push(value)))?;
+        // The caller takes it, as after every statement without a block.
+        self.back();
+        Ok(Node::Return(values))
+    }
+
+    fn store_or_assign(&mut self) -> Result<Node> {
+        match self.second() {
+            TokenKind::Symbol("[") => {
+                let (buffer, index) = self.element()?;
+                self.symbol("=")?;
+                Ok(Node::Store { buffer, index, value: self.expr()? })
+            }
+            TokenKind::Symbol("=") => {
+                let name = self.name()?;
+                let var = self.locals.resolve(name)?;
+                self.next();
+                Ok(Node::Assign { var, value: self.expr()? })
+            }
+            _ => Err(self.expected("a statement or `}`")),
+        }
+    }
+
+    fn definition(&mut self) -> Result<Node> {
+        let mutable = self.at_word("var");
+        self.next();
+        if self.take_symbol("(") {
+            let mut results = Vec::new();
+            self.list(")", |p| p.defined(mutable).map(|result| results.push(result)))?;
+            self.symbol("=")?;
+            return self.call(results);
+        }
+        let local = self.defined(mutable)?;
+        if !self.at_symbol("=") {
+            return Err(self.expected("`:` and a type, or `=`"));
+        }
+        self.next();
+        if self.at_word("call") {
+            return self.call(vec![local]);
+        }
+        if self.at_word("atomic") {
+            return self.atomic(Some(local));
+        }
+        // The value comes first: it cannot be made of what it defines.
+        let value = self.expr()?;
+        Ok(Node::Let { var: self.define(local, None)?, value })
+    }
+
+    /// A name, and its type if one is written.
+    fn defined(&mut self, mutable: bool) -> Result<Definition<'t>> {
+        let name = self.name()?;
+        let ty = if self.take_symbol(":") { Some(self.any_word()?) } else { None };
+        Ok(Definition { name, ty, mutable })
+    }
+
+    /// The local that a definition defines, whose type is `implied` if none is written.
+    fn define(&mut self, definition: Definition<'t>, implied: Option<ScalarType>) -> Result<VarId> {
+        let Definition { name, ty, mutable } = definition;
+        let expected = |expected: &str| {
+            let found = format!("`{}`", name.text);
+            name.error(ParseProblem::Expected { expected: expected.to_owned(), found })
+        };
+        if self.listed {
+            if ty.is_some() || mutable {
+                return Err(expected("`let` and a name alone, since `locals` says the rest,"));
+            }
+            return self.locals.resolve(name);
+        }
+        match ty.or(implied) {
+            Some(ty) => self.add_local(name, ty, mutable),
+            None => Err(expected("a name with its type, such as `x: u32`")),
+        }
+    }
+
+    fn atomic(&mut self, result: Option<Definition<'t>>) -> Result<Node> {
+        self.next();
+        let TokenKind::Word(verb) = self.kind_of_token() else {
+            return Err(self.expected(RmwOp::WHAT));
+        };
+        let rmw = RmwOp::from_word(verb);
+        if rmw.is_none() && !matches!(verb, "load" | "store" | "compare_exchange") {
+            return Err(self.expected(RmwOp::WHAT));
+        }
+        self.next();
+        let scope = self.any_word()?;
+        let ordering = self.any_word()?;
+        let (buffer, index) = self.element()?;
+        let op = match (verb, rmw) {
+            (_, Some(op)) => AtomicOp::Rmw(op, self.atomic_operand()?),
+            ("load", None) => AtomicOp::Load,
+            ("store", None) => AtomicOp::Store(self.atomic_operand()?),
+            (_, None) => AtomicOp::CompareExchange {
+                expected: self.atomic_operand()?,
+                replacement: self.atomic_operand()?,
+            },
+        };
+        let ty = self.buffer_decls.get(buffer.0 as usize).map(|buffer| buffer.element.scalar());
+        let result = result.map(|result| self.define(result, ty)).transpose()?;
+        Ok(Node::Atomic(Atomic { op, buffer, index, ordering, scope, result }))
+    }
+
+    fn atomic_operand(&mut self) -> Result<Expr> {
+        self.symbol(",")?;
+        self.expr()
+    }
+
+    fn call(&mut self, results: Vec<Definition<'t>>) -> Result<Node> {
+        self.word("call")?;
+        let name = self.name()?;
+        let function = self.functions.resolve(name)?;
+        self.symbol("(")?;
+        let mut args = Vec::new();
+        self.list(")", |p| p.expr().map(|arg| args.push(arg)))?;
+        let types = self.function_results.get(function.0 as usize).cloned().unwrap_or_default();
+        let types = types.into_iter().map(Some).chain(std::iter::repeat(None));
+        let results = results.into_iter().zip(types).map(|(result, ty)| self.define(result, ty));
+        Ok(Node::Call { results: results.collect::<Result<_>>()?, function, args })
+    }
+}
