@@ -357,6 +357,9 @@ impl<M: Memory> RingProducer<M> {
                 // Zero, or the lap before: not written yet. The future: no device may do that.
                 let ahead = lap.wrapping_sub(expected) & Self::LAP_MASK;
                 if ahead < 1 << (M::LAP_BITS - 1) && hi >> 32 != 0 {
+                    if self.is_overtaken(ticket, word) {
+                        continue;
+                    }
                     return Err(self.violation(ticket, hi));
                 }
                 return Ok(Look::Pending);
@@ -371,6 +374,13 @@ impl<M: Memory> RingProducer<M> {
                 Err(_) => Err(self.violation(ticket, hi)),
             };
         }
+    }
+
+    /// Whether the slot has moved on since `word` was read: what this thread took for the future is the
+    /// present, because another thread has taken the ticket and the slot was used again.
+    #[cold]
+    fn is_overtaken(&self, ticket: u64, word: Word) -> bool {
+        self.word(ticket).load(Ordering::Acquire) != word.0
     }
 
     #[cold]
@@ -518,7 +528,7 @@ impl<M: Memory> RingProducer<M> {
     }
 
     /// The name of a ticket of this ring.
-    pub(super) fn raw(&self, position: u64) -> RawTicket {
+    pub fn raw(&self, position: u64) -> RawTicket {
         RawTicket { ring: self.id, position }
     }
 
