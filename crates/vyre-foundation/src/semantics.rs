@@ -1,8 +1,56 @@
-//! What every scalar operation means, as plain functions: total, and the same on every backend.
+//! What a program means: scalar operations as plain functions, statements and memory in prose. Everything is
+//! defined for every operand, and the same on every backend.
 //!
-//! A backend may compute in any way it likes, as long as its results equal these bit for bit. The one
-//! freedom is NaN payloads: an operation that yields a NaN yields *some* NaN. Moves (let, assign, select,
-//! load, store of `f32`, bitcast) keep the bits.
+//! # Values
+//!
+//! A backend may compute in any way it likes, as long as its results equal those of the functions here bit
+//! for bit. The one freedom is NaN payloads: an operation that yields a NaN yields *some* NaN. Moves (let,
+//! assign, select, load and store of `f32`, bitcast, arguments and results) keep the bits, and so does `neg`
+//! and `abs` but for the sign. Subnormals are kept, rounding is to nearest even, and nothing is contracted:
+//! only fma rounds once. Integers wrap. Nothing is short-circuit: `and`, `or` and `select` evaluate all their
+//! operands, which is never seen, as an expression has no effects.
+//!
+//! # Statements
+//!
+//! * A statement evaluates its operands, in no particular order, and then takes effect. Statements of one
+//!   invocation happen in their order.
+//! * **Let** and **assign** keep a value. A local defined in a loop's body is a new one in every round.
+//! * **If**, **switch** and **block** run their blocks as [`Node`](crate::ir::Node) says. A switch without a
+//!   case for the selector runs its default.
+//! * **For** evaluates its bounds once; with a start not below the end it does nothing, and where the next
+//!   value of the counter would pass `u32::MAX` it ends.
+//! * **While** evaluates its condition before every round.
+//! * **Loops may be cut short.** A program that does not end cannot hang a device: while a dispatch is
+//!   aborted, for its deadline or by the user, any loop may end at the end of a round in `trap(DEADLINE)`, a
+//!   code that the backend reports as such. Nothing else ends a loop that its program does not end.
+//! * **Return** leaves the function; **trap** leaves the invocation from any depth of calls. What the
+//!   invocation wrote before stays, other invocations go on. A dispatch with several traps reports one of
+//!   them, any one.
+//! * **Calls** evaluate their arguments, and give the results to new locals.
+//! * **Workgroup barrier**: no invocation of the workgroup passes it before every one that has not returned
+//!   or trapped arrives, and what they wrote to workgroup and global memory before it is what they read after
+//!   it. **Grid barrier**: the same for all invocations of the dispatch. The validator lets no program depend
+//!   on who has left; only `trap(DEADLINE)` makes the difference, and a barrier does not wait for those it
+//!   ended.
+//! * **Workgroup memory** is zero when a workgroup starts, and again for every item of an item program.
+//! * The outcome of an item of lane granularity is what its invocation returned, of workgroup granularity what
+//!   invocation 0 returned; an item of which any invocation trapped ends in that trap.
+//!
+//! # Memory
+//!
+//! * An index is compared with the length of the buffer as bound, [`Expr::BufferLen`](crate::ir::Expr), which
+//!   is at least the declared one. **Past the end** a load yields zero, a store does nothing, an atomic does
+//!   nothing and yields zero. Nothing is read or written outside of the bound range, ever.
+//! * A store to a narrow element changes that element and no neighbour.
+//! * **Races.** If plain accesses of several invocations to one element, at least one a store, are ordered by
+//!   neither barriers nor atomics, a load yields what the element held before or what some store wrote, and
+//!   the last value is one of those stored; a `u64` may be torn into two halves of 32 bits, each of which
+//!   obeys this rule. There is no other effect: no trap, no invented value. The same holds for a plain access
+//!   that races with an atomic one.
+//! * **Atomics** on one element happen one after the other, in an order on which all invocations in their scope
+//!   agree; invocations outside of the scope see them as plain accesses. Orderings are those of C++11 within
+//!   the scope, system scope including the host. There is no sequentially consistent ordering: a store
+//!   followed by a load of another element may be seen the other way round.
 
 use crate::ir::{BinaryOp, RmwOp, UnaryOp};
 use crate::types::{DataType, Literal, ScalarType};
@@ -217,6 +265,12 @@ pub fn cast(to: ScalarType, value: Literal) -> Literal {
         (ScalarType::F32, U64(v)) => Literal::f32(v as f32),
         (ScalarType::F32, F32(v)) => F32(v),
     }
+}
+
+/// `a * b + c`, rounded once, or `None` unless all are `f32`.
+pub fn fma(a: Literal, b: Literal, c: Literal) -> Option<Literal> {
+    let (Literal::F32(a), Literal::F32(b), Literal::F32(c)) = (a, b, c) else { return None };
+    Some(Literal::f32(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))))
 }
 
 /// The same 32 bits under another type, or `None` unless both are among `u32`, `i32` and `f32`.
