@@ -1,0 +1,58 @@
+//! What a host says it wants done: one slot, a batch of slots, a window of slots.
+//!
+//! Descriptors are plain values. They are checked as a whole when they are published, and then published as
+//! a whole, into the bytes of a batch ring ([`RingBuffer::publish`](crate::RingBuffer::publish)) or into a
+//! session. Arguments are held inline: no slot costs an allocation.
+//!
+//! Absent on purpose: knowledge of handlers and tenants. Whether an opcode has a handler, and whether the
+//! tenant may use it, is for [`Megakernel::check`](crate::Megakernel::check) and, in any case, for the
+//! device.
+
+mod batch;
+mod slot;
+mod window;
+
+pub use batch::BatchDescriptor;
+pub use slot::{Priority, SlotDescriptor};
+pub use window::{WINDOW_PAYLOAD_WORDS, WindowClass, WindowDescriptor};
+
+use vyre_driver::protocol::ARG_WORDS;
+use vyre_driver::ring::SlotImage;
+
+use crate::error::MegakernelError;
+
+/// Something that becomes slots, all or none.
+pub trait Publish {
+    /// How many slots.
+    fn slot_count(&self) -> usize;
+
+    /// Checks everything, then hands over each slot in order. `sink` is not called unless all is well.
+    ///
+    /// # Errors
+    ///
+    /// The first rule broken.
+    fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError>;
+
+    /// The slots.
+    ///
+    /// # Errors
+    ///
+    /// The first rule broken.
+    fn images(&self) -> Result<Vec<SlotImage>, MegakernelError> {
+        let mut images = Vec::with_capacity(self.slot_count());
+        self.publish(&mut |image| images.push(*image))?;
+        Ok(images)
+    }
+}
+
+/// Copies arguments into an array padded with zeros.
+fn padded(args: &[u32]) -> Result<[u32; ARG_WORDS], MegakernelError> {
+    let mut words = [0; ARG_WORDS];
+    match words.get_mut(..args.len()) {
+        Some(place) => {
+            place.copy_from_slice(args);
+            Ok(words)
+        }
+        None => Err(MegakernelError::TooManyArgs { what: "a slot", got: args.len(), limit: ARG_WORDS }),
+    }
+}

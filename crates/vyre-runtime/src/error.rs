@@ -1,0 +1,213 @@
+//! The errors of this crate.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use vyre_driver::{BackendError, Generation};
+use vyre_foundation::ValidationErrors;
+
+use crate::opcode::SlotOpcode;
+
+/// Why the megakernel refused. Nothing was done unless the variant says otherwise.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MegakernelError {
+    /// No free slot: take completions, or wait.
+    #[error("the ring of {capacity} slots is full; take completions first")]
+    RingFull {
+        /// Slots of the ring.
+        capacity: u64,
+        /// The oldest ticket that nobody has taken, if one is known.
+        oldest_untaken: Option<u64>,
+    },
+    /// A slot count, workgroup size or table size that cannot be.
+    #[error("invalid geometry: {what} is {got}, expected {expected}")]
+    InvalidGeometry {
+        /// The quantity.
+        what: &'static str,
+        /// Its value.
+        got: u64,
+        /// What would have been accepted.
+        expected: &'static str,
+    },
+    /// More argument words than fit.
+    #[error("{got} argument words for {what}, at most {limit} fit")]
+    TooManyArgs {
+        /// What the arguments were for.
+        what: &'static str,
+        /// How many were given.
+        got: usize,
+        /// How many fit.
+        limit: usize,
+    },
+    /// More slots than there is room for.
+    #[error("{got} slots do not fit into the {limit} that there are")]
+    BatchTooLarge {
+        /// Slots given.
+        got: usize,
+        /// Slots from the start position on.
+        limit: usize,
+    },
+    /// A batch ring's slot that already holds an item.
+    #[error("slot {slot} already holds an item; start after it or use another ring")]
+    SlotOccupied {
+        /// The slot.
+        slot: usize,
+    },
+    /// An opcode that may not be used here.
+    #[error("{opcode} is reserved; user opcodes are 8..=0xffef and 0x10000..=0x7fffffff")]
+    ReservedOpcode {
+        /// The opcode.
+        opcode: SlotOpcode,
+    },
+    /// Two handlers of one opcode.
+    #[error("{opcode} has two handlers, `{first}` and `{second}`; give one of them another opcode")]
+    DuplicateOpcode {
+        /// The opcode.
+        opcode: SlotOpcode,
+        /// The handler registered first.
+        first: String,
+        /// The handler refused.
+        second: String,
+    },
+    /// An opcode without a handler.
+    #[error("{opcode} has no handler in this megakernel; register one when building it")]
+    UnknownOpcode {
+        /// The opcode.
+        opcode: SlotOpcode,
+    },
+    /// A tenant that is not configured.
+    #[error("tenant {tenant} is not configured; add it when building the megakernel")]
+    UnknownTenant {
+        /// The tenant's id.
+        tenant: u32,
+    },
+    /// A tenant may not use an opcode.
+    #[error("tenant {tenant} is not permitted to use {opcode}")]
+    PermissionDenied {
+        /// The tenant's id.
+        tenant: u16,
+        /// The opcode.
+        opcode: SlotOpcode,
+    },
+    /// A tenant's quota is used up, or cannot be changed as asked.
+    #[error("the quota of tenant {tenant} is {limit}; raise it above that")]
+    QuotaExceeded {
+        /// The tenant's id.
+        tenant: u16,
+        /// Its limit.
+        limit: u32,
+    },
+    /// A packed slot, a window or a batch that breaks a rule of its form.
+    #[error("malformed {what}: {problem}; {remedy}")]
+    MalformedDescriptor {
+        /// The kind of descriptor.
+        what: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Bytes that are not what they should be.
+    #[error("malformed {buffer}: got {got}, expected {expected}; {remedy}")]
+    MalformedBuffer {
+        /// The buffer, and the part of it.
+        buffer: &'static str,
+        /// What was found.
+        got: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A handler that cannot be built.
+    #[error("handler `{handler}`: {problem}; {remedy}")]
+    InvalidHandler {
+        /// The handler's name.
+        handler: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A buffer that a handler declares, or that is bound to it, does not fit.
+    #[error("binding `{binding}`: {problem}; {remedy}")]
+    InvalidBinding {
+        /// The binding's name.
+        binding: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A DFA table that is not well formed.
+    #[error("DFA table {table}: {problem}")]
+    InvalidDfaTable {
+        /// The table's id.
+        table: u32,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Something from before a device loss.
+    #[error("{what} belongs to generation {generation}, the device is at generation {current}; {remedy}")]
+    Stale {
+        /// What is stale.
+        what: &'static str,
+        /// Its generation.
+        generation: Generation,
+        /// The device's generation now.
+        current: Generation,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A wait that expired.
+    #[error("deadline of {after:?} passed waiting for {waited_for}")]
+    Deadline {
+        /// What was awaited.
+        waited_for: String,
+        /// How long.
+        after: Duration,
+    },
+    /// The backend refused or failed.
+    #[error("the backend failed to {attempted}")]
+    Backend {
+        /// What it was asked to do.
+        attempted: &'static str,
+        /// Its own error.
+        #[source]
+        source: BackendError,
+    },
+    /// A program built from the handlers is not valid IR.
+    #[error("the {program} program is invalid")]
+    Validation {
+        /// Which program.
+        program: &'static str,
+        /// The validator's findings.
+        #[source]
+        source: ValidationErrors,
+    },
+}
+
+impl MegakernelError {
+    /// Turns a backend's error into one of this crate that says what was attempted.
+    pub(crate) fn backend(attempted: &'static str) -> impl Fn(BackendError) -> MegakernelError {
+        move |source| match source {
+            BackendError::Deadline { waited_for, after } => MegakernelError::Deadline { waited_for, after },
+            source => MegakernelError::Backend { attempted, source },
+        }
+    }
+
+    /// Whether the device was lost. Decided by the variant alone.
+    pub const fn is_device_loss(&self) -> bool {
+        matches!(self, MegakernelError::Backend { source, .. } if source.is_device_loss())
+    }
+
+    /// Whether the same call may succeed later unchanged.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            MegakernelError::RingFull { .. } | MegakernelError::Deadline { .. } => true,
+            MegakernelError::Backend { source, .. } => source.is_retryable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! `execute_item`: from an item's words to its outcome.
+
+use vyre_driver::protocol::{ITEM_RESULTS, flags};
+use vyre_driver::{Fault, Status};
+use vyre_foundation::ScalarType::{Bool, U32};
+use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, Operand, ProgramBuilder, Value, Var};
+use vyre_foundation::{Axis, Builtin, Granularity};
+
+use super::body::{ItemScope, SHORT_RESULTS, handler_function, item_function};
+use super::buffers::{ItemBuffers, declare_workgroup};
+use super::builtins;
+use super::handlers::HandlerTable;
+use super::packing::Packing;
+use crate::error::MegakernelError;
+use crate::opcode::BuiltinOpcode;
+use crate::state::{BUILTIN_COUNTERS, StateLayout, header, tenant_row, usage_row};
+
+/// What a look-up adds to a handler's place: it may stand in a packed slot.
+pub(super) const PACKABLE: u32 = 1 << 16;
+/// What a look-up adds to a handler's place: a whole workgroup runs it.
+const WORKGROUP: u32 = 1 << 17;
+/// What a look-up answers for an opcode without a handler: neither flag is set.
+const NO_HANDLER: u32 = 0xFFFF;
+
+/// The function from an opcode to the place of its handler (built-ins first, then users'), with flags.
+pub(super) struct Lookup {
+    pub(super) function: FunctionHandle,
+}
+
+/// What callers of the item functions need.
+pub(crate) struct ItemFunctions {
+    /// From [`ITEM_PARAMS`] to [`ITEM_RESULTS`].
+    pub(crate) execute: FunctionHandle,
+    /// `(tenant, status)`: counts an item that ended.
+    pub(crate) count: FunctionHandle,
+}
+
+/// A handler as the lane program knows it.
+struct Target {
+    place: u32,
+    opcode: u32,
+    flags: u32,
+    /// Absent for a workgroup handler.
+    function: Option<FunctionHandle>,
+}
+
+/// Adds the functions of lane granularity.
+pub(crate) fn item_functions(
+    program: &mut ProgramBuilder,
+    buffers: &ItemBuffers,
+    handlers: &HandlerTable,
+) -> Result<ItemFunctions, MegakernelError> {
+    let mut targets = Vec::with_capacity(handlers.len() + BuiltinOpcode::ALL.len());
+    for builtin in BuiltinOpcode::ALL {
+        let name = format!("builtin_{}", builtin.name().to_lowercase());
+        let built = item_function(name, Vec::new(), |h| builtins::write(builtin, h, buffers));
+        let built = built.map_err(|problem| MegakernelError::InvalidHandler {
+            handler: builtin.name().to_owned(),
+            problem,
+            remedy: "report it as a defect of the megakernel",
+        })?;
+        targets.push(Target {
+            place: builtin.index(),
+            opcode: builtin.wire(),
+            flags: if builtin.is_packable() { PACKABLE } else { 0 },
+            function: Some(program.add_function(built.function)),
+        });
+    }
+    for (index, handler) in (BUILTIN_COUNTERS..).zip(handlers.iter()) {
+        let opcode = handler.opcode().wire();
+        targets.push(match handler.granularity_of() {
+            Granularity::Workgroup => Target { place: index, opcode, flags: WORKGROUP, function: None },
+            Granularity::Lane => {
+                let built = handler_function(handler, buffers, Vec::new())?;
+                let flags = if built.ends_at_once { PACKABLE } else { 0 };
+                let function = Some(program.add_function(built.function));
+                Target { place: index, opcode, flags, function }
+            }
+        });
+    }
+    let lookup = Lookup { function: program.add_function(lookup(&targets)) };
+    let permitted = program.add_function(permitted(buffers));
+    let charge = program.add_function(charge(buffers));
+    let count = program.add_function(count(buffers));
+    let run = program.add_function(run(&targets, buffers));
+    let packing = Packing::add(program, &lookup, &permitted);
+    let parts = Parts { lookup, permitted, charge, count, run, packing };
+    let execute = program.add_function(execute(&parts, buffers));
+    Ok(ItemFunctions { execute, count: parts.count })
+}
+
+/// Adds the function that runs an admitted item of workgroup granularity: from [`ITEM_PARAMS`] to
+/// [`ITEM_RESULTS`], the same in every invocation that matters.
+pub(crate) fn workgroup_functions(
+    program: &mut ProgramBuilder,
+    buffers: &ItemBuffers,
+    handlers: &HandlerTable,
+) -> Result<FunctionHandle, MegakernelError> {
+    let mut targets = Vec::new();
+    for (index, handler) in (0_u32..).zip(handlers.iter()) {
+        if handler.granularity_of() == Granularity::Workgroup {
+            let own = declare_workgroup(program, index, handler);
+            let built = handler_function(handler, buffers, own)?;
+            let function = program.add_function(built.function);
+            targets.push((BUILTIN_COUNTERS + index, handler.opcode().wire(), function));
+        }
+    }
+    let count = program.add_function(count(buffers));
+    let finish = program.add_function({
+        let mut f = FunctionBuilder::new("count_once");
+        let [place, tenant, status] = ["place", "tenant", "status"].map(|name| f.param(name, U32));
+        f.if_(Value::from(Builtin::LocalId(Axis::X)).eq_(0), |f| {
+            f.atomic_add(buffers.counters, place + header::WORDS, 1);
+            f.call(&count, (tenant, status));
+        });
+        f.finish()
+    });
+    let mut f = FunctionBuilder::new("execute_workgroup");
+    let item = ItemScope::params(&mut f);
+    for ty in ITEM_RESULTS {
+        f.result(ty);
+    }
+    f.switch(item.opcode, |arms| {
+        for (place, opcode, function) in &targets {
+            arms.case([*opcode], |f| {
+                let outcome = f.call(function, item.all());
+                if let Some(&status) = outcome.first() {
+                    f.call(&finish, (*place, item.tenant, status));
+                }
+                f.ret(widened(outcome));
+            });
+        }
+    });
+    f.ret(fault(Fault::UnknownOpcode.code()));
+    Ok(program.add_function(f.finish()))
+}
+
+struct Parts {
+    lookup: Lookup,
+    permitted: FunctionHandle,
+    charge: FunctionHandle,
+    count: FunctionHandle,
+    run: FunctionHandle,
+    packing: Packing,
+}
+
+fn lookup(targets: &[Target]) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("lookup");
+    let opcode = f.param("opcode", U32);
+    f.result(U32);
+    f.switch(opcode, |arms| {
+        for target in targets {
+            arms.case([target.opcode], |f| f.ret(target.place | target.flags));
+        }
+    });
+    f.ret(NO_HANDLER);
+    f.finish()
+}
+
+/// `(row, place)`: whether the tenant's row permits the handler at a place.
+fn permitted(buffers: &ItemBuffers) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("permitted");
+    let (row, place) = (f.param("row", U32), f.param("place", U32));
+    f.result(Bool);
+    let builtin = f.let_("builtin", place.lt(BUILTIN_COUNTERS));
+    let user = f.let_("user", place - BUILTIN_COUNTERS);
+    let word = builtin.select(tenant_row::BUILTINS, (user >> 5) + tenant_row::PERMISSIONS);
+    let bit = builtin.select(place, user & 31);
+    f.ret(((buffers.tenants.load(row + word) >> bit) & 1).ne_(0));
+    f.finish()
+}
+
+/// `(tenant)`: takes one unit of the quota, or tells that there is none. An attempt refused leaves no trace.
+fn charge(buffers: &ItemBuffers) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("charge");
+    let tenant = f.param("tenant", U32);
+    f.result(Bool);
+    let limit = f.atomic_load(buffers.tenants, tenant * tenant_row::WORDS + tenant_row::QUOTA);
+    let used = f.let_("used_word", tenant * usage_row::WORDS + usage_row::USED);
+    f.if_(limit.eq_(tenant_row::UNLIMITED), |f| {
+        f.atomic_add(buffers.usage, used, 1);
+        f.ret(true);
+    });
+    // Tried again only because another item was admitted meanwhile.
+    let first = f.atomic_load(buffers.usage, used);
+    let seen = f.var_("seen", first);
+    f.while_(seen.lt(limit), |f| {
+        let before = f.atomic_compare_exchange(buffers.usage, used, seen, seen + 1);
+        f.if_(before.eq_(seen), |f| f.ret(true));
+        f.assign(seen, before);
+    });
+    f.ret(false);
+    f.finish()
+}
+
+/// `(tenant, status)`: counts an item that ended; one that will run again is not counted yet.
+fn count(buffers: &ItemBuffers) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("count");
+    let (tenant, status) = (f.param("tenant", U32), f.param("status", U32));
+    let row = f.let_("usage_row", tenant * usage_row::WORDS);
+    for (ended, total, own) in [
+        (Status::Done, header::DONE_COUNT, usage_row::DONE),
+        (Status::Fault, header::FAULT_COUNT, usage_row::FAULTED),
+    ] {
+        f.if_(status.eq_(ended as u32), |f| {
+            f.atomic_add(buffers.counters, total, 1);
+            f.atomic_add(buffers.usage, row + own, 1);
+        });
+    }
+    f.finish()
+}
+
+/// `(place, item)`: counts and runs the handler at a place.
+fn run(targets: &[Target], buffers: &ItemBuffers) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("run_handler");
+    let place = f.param("place", U32);
+    let item = ItemScope::params(&mut f);
+    for ty in ITEM_RESULTS {
+        f.result(ty);
+    }
+    f.atomic_add(buffers.counters, place + header::WORDS, 1);
+    debug_assert_eq!(StateLayout::counter(0), header::WORDS);
+    f.switch(place, |arms| {
+        for target in targets {
+            if let Some(function) = &target.function {
+                arms.case([target.place], |f| {
+                    let outcome = f.call(function, item.all());
+                    f.ret(widened(outcome));
+                });
+            }
+        }
+    });
+    f.ret(fault(Fault::UnknownOpcode.code()));
+    f.finish()
+}
+
+fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("execute_item");
+    let item = ItemScope::params(&mut f);
+    for ty in ITEM_RESULTS {
+        f.result(ty);
+    }
+    let tenants = buffers.tenants;
+    let row = f.let_("row", item.tenant * tenant_row::WORDS);
+    // Past the table, the load yields zero. A row that wraps round is no tenant of the table either.
+    let known = item.tenant.lt(tenants.len() / tenant_row::WORDS)
+        & (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
+    f.if_(!known, |f| {
+        f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
+        f.ret(fault(Fault::UnknownTenant.code()));
+    });
+
+    let found = f.call_one(&parts.lookup.function, item.opcode);
+    let code = f.var_("code", 0_u32);
+    let fresh = (item.flags & flags::RESUMED).eq_(0);
+    f.if_else(
+        found.eq_(NO_HANDLER),
+        |f| f.assign(code, Fault::UnknownOpcode.code()),
+        |f| {
+            f.if_(fresh, |f| {
+                let allowed = f.call_one(&parts.permitted, (row, found & 0xFFFF));
+                f.if_else(
+                    allowed,
+                    |f| {
+                        let charged = f.call_one(&parts.charge, item.tenant);
+                        f.if_(!charged, |f| f.assign(code, Fault::Quota.code()));
+                    },
+                    |f| f.assign(code, Fault::Permission.code()),
+                );
+            });
+        },
+    );
+    let packed = f.let_("packed", item.opcode.eq_(BuiltinOpcode::PackedSlot.wire()));
+    f.if_(packed & code.eq_(0), |f| {
+        let mut values = vec![row];
+        values.extend(item.args);
+        let checked = f.call_one(&parts.packing.check, values);
+        f.assign(code, checked);
+    });
+    f.if_(code.ne_(0), |f| {
+        f.call(&parts.count, (item.tenant, Status::Fault as u32));
+        f.ret(fault(code));
+    });
+    f.if_((found & WORKGROUP).ne_(0), |f| {
+        let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
+        values.extend(item.args.map(Value::from));
+        f.ret(values);
+    });
+
+    // One operation, or those of a packed slot: the handlers are called from one place.
+    let opcode = f.var_("inner", item.opcode);
+    let place = f.var_("place", found & 0xFFFF);
+    let args = item.args.map(|arg| f.var_("arg", arg));
+    let operations = f.let_("operations", packed.select(item.args[0] & 0xFF, 1));
+    let operation = f.var_("operation", 0_u32);
+    f.while_(true, |f| {
+        f.if_(packed, |f| {
+            let mut values = vec![operation];
+            values.extend(item.args);
+            let unpacked = f.call(&parts.packing.unpack, values);
+            let inner = unpacked.first().copied().unwrap_or(opcode);
+            f.assign(opcode, inner);
+            for (arg, &word) in args.iter().zip(unpacked.iter().skip(1)) {
+                f.assign(*arg, word);
+            }
+            let found = f.call_one(&parts.lookup.function, inner);
+            f.assign(place, found & 0xFFFF);
+        });
+        let mut values = vec![place, opcode, item.tenant, item.flags, item.ticket];
+        values.extend(args);
+        let outcome = f.call(&parts.run, values);
+        if let [status, code, result, words @ ..] = outcome.as_slice() {
+            let stopped = status.ne_(Status::Done as u32) | (operation + 1).ge(operations);
+            f.if_(stopped, |f| {
+                f.call(&parts.count, (item.tenant, *status));
+                let at = packed & status.eq_(Status::Fault as u32);
+                let mut values: Vec<Value> =
+                    vec![Value::from(*status), at.select(operation, *code), Value::from(*result)];
+                values.extend(words.iter().map(|&word| Value::from(word)));
+                f.ret(values);
+            });
+        }
+        f.assign(operation, operation + 1);
+    });
+    f.finish()
+}
+
+/// The results of an item that faulted.
+fn fault(code: impl Into<Value>) -> Vec<Value> {
+    let mut values: Vec<Value> = vec![(Status::Fault as u32).into(), code.into(), 0_u64.into()];
+    values.resize(ITEM_RESULTS.len(), 0_u32.into());
+    values
+}
+
+/// A handler's outcome, zeros for the words it does not have.
+fn widened(outcome: Vec<Var>) -> Vec<Value> {
+    debug_assert!(outcome.len() == SHORT_RESULTS || outcome.len() == ITEM_RESULTS.len());
+    let mut values: Vec<Value> = outcome.into_iter().map(Value::from).collect();
+    values.resize(ITEM_RESULTS.len(), 0_u32.into());
+    values
+}

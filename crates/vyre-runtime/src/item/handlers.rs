@@ -1,0 +1,172 @@
+//! The registered handlers, checked against one another.
+
+use std::collections::HashMap;
+
+use vyre_driver::protocol::ARG_WORDS;
+use vyre_foundation::names::check_name;
+use vyre_foundation::{BufferAccess, Granularity, MemorySpace};
+
+use super::buffers::is_reserved_name;
+use crate::error::MegakernelError;
+use crate::handler::{HandlerBinding, OpcodeHandler};
+use crate::opcode::{BuiltinOpcode, SlotOpcode};
+use crate::packed;
+use crate::state::MAX_HANDLERS;
+
+/// Bytes of a handler's or a binding's name at most: longer ones are made of it.
+const MAX_HANDLER_NAME: usize = 48;
+
+/// All user handlers of a megakernel, in the order of their indices: the bits of a tenant's permissions and
+/// the places of their counters.
+#[derive(Clone, Debug, Default)]
+pub struct HandlerTable {
+    handlers: Vec<OpcodeHandler>,
+    by_opcode: HashMap<u32, u32>,
+    bindings: Vec<HandlerBinding>,
+}
+
+impl HandlerTable {
+    /// Checks the handlers, and joins what they declare.
+    ///
+    /// # Errors
+    ///
+    /// A reserved or duplicate opcode, too many handlers, a name or a binding that cannot be.
+    pub fn new(handlers: Vec<OpcodeHandler>) -> Result<HandlerTable, MegakernelError> {
+        if handlers.len() > MAX_HANDLERS as usize {
+            return Err(MegakernelError::InvalidGeometry {
+                what: "the number of user handlers",
+                got: handlers.len() as u64,
+                expected: "at most 256",
+            });
+        }
+        let mut by_opcode = HashMap::with_capacity(handlers.len());
+        let mut bindings = Bindings::default();
+        for (index, handler) in (0_u32..).zip(&handlers) {
+            let opcode = handler.opcode();
+            if !opcode.is_user() {
+                return Err(MegakernelError::ReservedOpcode { opcode });
+            }
+            check_handler(handler)?;
+            if let Some(first) = by_opcode.insert(opcode.wire(), index) {
+                let first = handlers.get(first as usize).map_or("", OpcodeHandler::name).to_owned();
+                let second = handler.name().to_owned();
+                return Err(MegakernelError::DuplicateOpcode { opcode, first, second });
+            }
+            for binding in handler.bindings() {
+                bindings.add(binding)?;
+            }
+        }
+        Ok(HandlerTable { handlers, by_opcode, bindings: bindings.list })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.handlers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.handlers.is_empty()
+    }
+
+    /// The handlers in the order of their indices.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &OpcodeHandler> {
+        self.handlers.iter()
+    }
+
+    /// The handler of an opcode and its index.
+    pub fn get(&self, opcode: SlotOpcode) -> Option<(u32, &OpcodeHandler)> {
+        let &index = self.by_opcode.get(&opcode.wire())?;
+        Some((index, self.handlers.get(index as usize)?))
+    }
+
+    /// The buffers that the handlers name, joined by name, in the order of first mention.
+    pub fn bindings(&self) -> &[HandlerBinding] {
+        &self.bindings
+    }
+
+    /// Opcodes whose items a whole workgroup runs, sorted.
+    pub fn workgroup_opcodes(&self) -> Vec<u32> {
+        let workgroup = |handler: &&OpcodeHandler| handler.granularity_of() == Granularity::Workgroup;
+        let mut opcodes: Vec<u32> =
+            self.handlers.iter().filter(workgroup).map(|handler| handler.opcode().wire()).collect();
+        opcodes.sort_unstable();
+        opcodes
+    }
+
+    /// Whether an item may run twice when a device was lost: it has no effect but its result, or its handler
+    /// was declared replayable and touches nothing that a loss destroys.
+    pub fn is_replayable(&self, opcode: u32, args: &[u32; ARG_WORDS]) -> bool {
+        let one = |opcode: SlotOpcode| match opcode.builtin() {
+            Some(builtin) => matches!(builtin, BuiltinOpcode::Nop | BuiltinOpcode::DfaStep),
+            None => self.get(opcode).is_some_and(|(_, handler)| handler.is_replayable()),
+        };
+        let opcode = SlotOpcode::new(opcode);
+        if opcode.builtin() != Some(BuiltinOpcode::PackedSlot) {
+            return one(opcode);
+        }
+        packed::decode(args).is_ok_and(|ops| ops.iter().all(|op| one(op.opcode())))
+    }
+}
+
+fn check_handler(handler: &OpcodeHandler) -> Result<(), MegakernelError> {
+    let refuse = |problem: String, remedy| {
+        Err(MegakernelError::InvalidHandler { handler: handler.name().to_owned(), problem, remedy })
+    };
+    if let Err(reason) = check_name(handler.name()) {
+        return refuse(format!("its name is refused: {reason}"), "give it an identifier for a name");
+    }
+    if handler.name().len() > MAX_HANDLER_NAME {
+        return refuse(format!("its name has {} bytes", handler.name().len()), "use at most 48");
+    }
+    if handler.granularity_of() == Granularity::Lane && !handler.workgroup_buffers().is_empty() {
+        return refuse(
+            "it has workgroup memory but runs on one lane".to_owned(),
+            "give it workgroup granularity",
+        );
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Bindings {
+    list: Vec<HandlerBinding>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Bindings {
+    fn add(&mut self, binding: &HandlerBinding) -> Result<(), MegakernelError> {
+        let refuse = |problem: String, remedy| {
+            Err(MegakernelError::InvalidBinding { binding: binding.name.clone(), problem, remedy })
+        };
+        let place = *self.by_name.entry(binding.name.clone()).or_insert(self.list.len());
+        let Some(known) = self.list.get_mut(place) else {
+            if let Err(reason) = check_name(&binding.name) {
+                return refuse(format!("its name is refused: {reason}"), "use an identifier");
+            }
+            if binding.name.len() > MAX_HANDLER_NAME || is_reserved_name(&binding.name) {
+                return refuse(
+                    "its name is taken by the megakernel, or longer than 48 bytes".to_owned(),
+                    "use another name",
+                );
+            }
+            if binding.space == MemorySpace::Workgroup {
+                return refuse("it is in workgroup memory".to_owned(), "declare it with `workgroup_buffer`");
+            }
+            self.list.push(binding.clone());
+            return Ok(());
+        };
+        let shape = |b: &HandlerBinding| (b.element, b.space, b.backing);
+        if shape(known) != shape(binding) {
+            return refuse(
+                format!("declared {:?} by one handler and {:?} by another", shape(known), shape(binding)),
+                "make element, space and backing agree, or use two names",
+            );
+        }
+        if known.access != binding.access {
+            known.access = BufferAccess::ReadWrite;
+        }
+        known.min_len = known.min_len.max(binding.min_len);
+        Ok(())
+    }
+}
