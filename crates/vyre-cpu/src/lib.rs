@@ -1,1 +1,29 @@
 //! The embedded CPU backend of Vyre: executes the IR on host threads, and is the oracle of the other backends.
+//!
+//! [`CpuBackend`] implements the driver's traits. A program is compiled once to a flat form and then executed a
+//! *wave* of up to 32 lanes at a time, one instruction for all lanes under a mask, as on a GPU. So workgroup
+//! memory and barriers are right by construction, and the cost of interpreting an instruction is shared by 32
+//! invocations.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `flat` | the flat form, and the check that makes it safe to execute without checks |
+//! | `lower` | from the IR to the flat form |
+//! | `exec` | executing waves and workgroups |
+//! | `memory`, `buffers` | buffers, what programs see of them, handles and bindings |
+//! | `dispatch`, `pool` | grids over threads |
+//! | `backend` | the driver's traits |
+//!
+//! Absent on purpose: opcodes and tenants (those are IR, made by the runtime), a just-in-time compiler (it will
+//! stand beside this crate), device loss (memory of the process is not lost while the process lives).
+
+mod backend;
+mod buffers;
+mod dispatch;
+mod exec;
+mod flat;
+mod lower;
+mod memory;
+mod pool;
+
+pub use backend::{CpuBackend, CpuConfig};

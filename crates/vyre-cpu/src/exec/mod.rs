@@ -1,0 +1,64 @@
+//! Running flat programs, a wave of up to `W` lanes at a time.
+//!
+//! A wave executes one instruction for all its lanes before the next. Registers are arrays over the lanes, so
+//! an instruction is a short loop that the compiler turns into vector code, and its dispatch is paid once for
+//! all lanes. Lanes that took another way are masked: pure instructions compute them anyway and nobody looks,
+//! stores and atomics skip them.
+//!
+//! What follows for programs: the lanes of one wave make no progress independently of each other. A lane that
+//! spins until another lane of its wave acts spins until its deadline, as it would on many GPUs.
+//!
+//! The one room with `unsafe` on registers. It is sound because a [`Flat`](crate::flat::Flat) is verified
+//! before a wave is made for it, and a wave keeps its `Flat`.
+
+mod alu;
+mod memory;
+mod run;
+mod wave;
+mod workgroup;
+
+pub(crate) use run::{Env, Exit, run};
+pub(crate) use wave::Wave;
+pub(crate) use workgroup::{Progress, Workgroup};
+
+/// How many back edges and wave starts pass between two looks at the clock and the abort flag.
+pub(crate) const POLL_INTERVAL: u32 = 256;
+
+/// Asks, now and then, whether to stop.
+pub(crate) struct Poll<'s> {
+    countdown: u32,
+    stop: &'s dyn Fn() -> bool,
+}
+
+impl<'s> Poll<'s> {
+    pub(crate) fn new(stop: &'s dyn Fn() -> bool) -> Poll<'s> {
+        Poll { countdown: POLL_INTERVAL, stop }
+    }
+
+    /// Whether to stop; looks only every [`POLL_INTERVAL`]th time.
+    #[inline(always)]
+    pub(crate) fn is_stopped(&mut self) -> bool {
+        self.countdown -= 1;
+        self.countdown == 0 && self.look()
+    }
+
+    #[cold]
+    fn look(&mut self) -> bool {
+        // After a stop every further question is answered at once.
+        let stopped = (self.stop)();
+        self.countdown = if stopped { 1 } else { POLL_INTERVAL };
+        stopped
+    }
+}
+
+/// Lanes per wave for a number of invocations: the fewest that hold them in one wave, or the most there are.
+pub(crate) const fn width_for(invocations: u32) -> usize {
+    match invocations {
+        0..=1 => 1,
+        2..=8 => 8,
+        _ => 32,
+    }
+}
+
+/// The widest wave.
+pub(crate) const MAX_WIDTH: u32 = 32;

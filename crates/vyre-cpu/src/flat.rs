@@ -1,0 +1,531 @@
+//! The flat form: what a program looks like when it runs.
+//!
+//! One list of fixed-size instructions over three register files. A *word* register holds 32 bits for each
+//! lane of a wave, a *long* register 64 bits for each lane, and a *mask* register one bit for each lane;
+//! a `bool` of the IR is a mask. Control flow is structured: an instruction that splits the wave saves the
+//! lanes it takes out in a mask register of its own, so no stack exists at run time.
+//!
+//! Two invariants let the executor index without checks; [`Flat::verified`] establishes them for every
+//! instruction, and nothing changes a `Flat` afterwards:
+//! * every register, buffer, table and jump target exists;
+//! * a word or long register that an instruction writes is not among those it reads, except where
+//!   [`Code::shape`] says that it is both.
+//!
+//! Calls are jumps: a function that cannot be active twice needs only one frame, laid out at compile time.
+
+use vyre_foundation::{BufferDecl, DataType, ProgramKind, RmwOp};
+
+/// One operation. The fields mean what [`Code`] says; fields it does not name are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inst {
+    pub(crate) code: Code,
+    pub(crate) d: u16,
+    pub(crate) a: u16,
+    pub(crate) b: u16,
+    pub(crate) c: u16,
+    pub(crate) t: u32,
+}
+
+impl Inst {
+    pub(crate) const fn new(code: Code, d: u16, a: u16, b: u16, c: u16) -> Inst {
+        Inst { code, d, a, b, c, t: 0 }
+    }
+
+    pub(crate) const fn with(self, t: u32) -> Inst {
+        Inst { t, ..self }
+    }
+}
+
+/// The operations. `W`, `L` and `M` say which files an operation works on; `U`, `I`, `X` and `F` stand for
+/// u32, i32, u64 and f32 where the type matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Code {
+    // Moves. The masked ones change active lanes only.
+    MovW,
+    MovL,
+    MovM,
+    MovMaskedW,
+    MovMaskedL,
+    MovMaskedM,
+    // d = the value of a per-wave or per-run quantity; c is the axis, or the buffer.
+    LocalId,
+    GlobalId,
+    WorkgroupId,
+    NumWorkgroups,
+    BufferLen,
+    // d = a op b on words.
+    AddW,
+    SubW,
+    MulW,
+    DivU,
+    DivI,
+    RemU,
+    RemI,
+    MinU,
+    MinI,
+    MaxU,
+    MaxI,
+    AndW,
+    OrW,
+    XorW,
+    ShlW,
+    ShrU,
+    ShrI,
+    AddF,
+    SubF,
+    MulF,
+    DivF,
+    RemF,
+    MinF,
+    MaxF,
+    // d = a op b on longs; the shift amount is a word.
+    AddX,
+    SubX,
+    MulX,
+    DivX,
+    RemX,
+    MinX,
+    MaxX,
+    AndX,
+    OrX,
+    XorX,
+    ShlX,
+    ShrX,
+    // Mask d = a op b.
+    EqW,
+    NeW,
+    LtU,
+    LeU,
+    LtI,
+    LeI,
+    EqF,
+    NeF,
+    LtF,
+    LeF,
+    EqX,
+    NeX,
+    LtX,
+    LeX,
+    AndM,
+    OrM,
+    XorM,
+    XnorM,
+    NotM,
+    // d = op a.
+    NegW,
+    NotW,
+    AbsI,
+    CountOnesW,
+    LeadingZerosW,
+    TrailingZerosW,
+    NegF,
+    AbsF,
+    Floor,
+    Ceil,
+    Trunc,
+    RoundEven,
+    Sqrt,
+    NegX,
+    NotX,
+    CountOnesX,
+    LeadingZerosX,
+    TrailingZerosX,
+    // d = a * b + c on f32, rounded once.
+    Fma,
+    // d = c ? a : b, c a mask.
+    SelectW,
+    SelectL,
+    SelectM,
+    // Conversions, from and to.
+    MaskToW,
+    MaskToX,
+    MaskToF,
+    WToMask,
+    XToMask,
+    FToMask,
+    UToX,
+    IToX,
+    XToW,
+    FToU,
+    FToI,
+    FToX,
+    UToF,
+    IToF,
+    XToF,
+    // d = buffer c [a].
+    LoadU8,
+    LoadU16,
+    LoadW,
+    LoadL,
+    LoadF16,
+    LoadBF16,
+    // buffer c [a] = b.
+    StoreU8,
+    StoreU16,
+    StoreW,
+    StoreL,
+    StoreF16,
+    StoreBF16,
+    // Atomics on element a of the buffer that t, an `AtomicWord`, names; b is the operand.
+    AtomicLoadW,
+    AtomicLoadL,
+    AtomicStoreW,
+    AtomicStoreL,
+    RmwW,
+    RmwL,
+    // The same; b is the value expected, c its replacement.
+    CompareExchangeW,
+    CompareExchangeL,
+    /// Goes to t.
+    Jump,
+    /// Goes to t if no lane is active.
+    JumpIfNone,
+    /// Saves the active lanes in d, keeps those in a; without any, undoes that and goes to t.
+    If,
+    /// Saves the active lanes in d and those not in a in b, keeps those in a; without any, keeps all and
+    /// goes to t, the other block.
+    IfElse,
+    /// Activates b; without any, goes to t.
+    Else,
+    /// Activates a.
+    EndIf,
+    /// Activates those in a that are still in b and have not ended; without any, goes to t.
+    Restore,
+    /// Saves the active lanes in d and b.
+    Enter,
+    /// Saves the active lanes in d.
+    SaveExec,
+    /// Takes the active lanes out of d.
+    ClearM,
+    /// Ends the active lanes.
+    EndLanes,
+    /// Keeps the active lanes that are in a, and saves them in b; without any, goes to t.
+    WhileTest,
+    /// Activates those in b that have not ended; with any, goes to t.
+    LoopBack,
+    /// Keeps the active lanes where a < b, and saves them in c; without any, goes to t.
+    ForTest,
+    /// Adds a to d in the lanes in c; activates those that have not passed 2^32 and are below b; with any,
+    /// goes to t.
+    ForNext,
+    /// Splits the active lanes by selector a into d, the target of each lane; b holds the lanes still to
+    /// do, t is the table. Goes to the first target.
+    Switch,
+    /// Goes to the next target of the switch, or to its end.
+    SwitchNext,
+    /// Puts the return address into mask register d and goes to t.
+    Call,
+    /// Activates those in a that have not ended, and goes to the address in mask register b.
+    Ret,
+    /// Ends the active lanes with code a.
+    Trap,
+    /// Suspends the wave.
+    WorkgroupBarrier,
+    /// Suspends the wave.
+    GridBarrier,
+    /// Ends the wave.
+    End,
+}
+
+/// What a field of an instruction refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    /// Nothing.
+    None,
+    /// A word register.
+    Word,
+    /// A long register.
+    Long,
+    /// A mask register.
+    Mask,
+    /// A buffer.
+    Buffer,
+    /// An axis: 0, 1 or 2.
+    Axis,
+}
+
+/// What the field `t` of an instruction refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// Nothing.
+    None,
+    /// An instruction.
+    Target,
+    /// A switch table.
+    Table,
+    /// An [`AtomicWord`].
+    Atomic,
+}
+
+impl Code {
+    /// What `d`, `a`, `b`, `c` and `t` refer to. `d` of [`Code::ForNext`] is read and written.
+    pub(crate) const fn shape(self) -> ([Field; 4], Extra) {
+        use Code::*;
+        use Field::{Axis, Buffer, Long as L, Mask as M, None as N, Word as W};
+        let fields = match self {
+            MovW | MovMaskedW => [W, W, N, N],
+            MovL | MovMaskedL => [L, L, N, N],
+            MovM | MovMaskedM | NotM => [M, M, N, N],
+            LocalId | GlobalId | WorkgroupId | NumWorkgroups => [W, N, N, Axis],
+            BufferLen => [W, N, N, Buffer],
+            AddW | SubW | MulW | DivU | DivI | RemU | RemI | MinU | MinI | MaxU | MaxI | AndW | OrW
+            | XorW | ShlW | ShrU | ShrI | AddF | SubF | MulF | DivF | RemF | MinF | MaxF => [W, W, W, N],
+            AddX | SubX | MulX | DivX | RemX | MinX | MaxX | AndX | OrX | XorX => [L, L, L, N],
+            ShlX | ShrX => [L, L, W, N],
+            EqW | NeW | LtU | LeU | LtI | LeI | EqF | NeF | LtF | LeF => [M, W, W, N],
+            EqX | NeX | LtX | LeX => [M, L, L, N],
+            AndM | OrM | XorM | XnorM => [M, M, M, N],
+            NegW | NotW | AbsI | CountOnesW | LeadingZerosW | TrailingZerosW | NegF | AbsF | Floor | Ceil
+            | Trunc | RoundEven | Sqrt => [W, W, N, N],
+            NegX | NotX | CountOnesX | LeadingZerosX | TrailingZerosX => [L, L, N, N],
+            Fma => [W, W, W, W],
+            SelectW => [W, W, W, M],
+            SelectL => [L, L, L, M],
+            SelectM => [M, M, M, M],
+            MaskToW | MaskToF => [W, M, N, N],
+            MaskToX => [L, M, N, N],
+            WToMask | FToMask => [M, W, N, N],
+            XToMask => [M, L, N, N],
+            UToX | IToX | FToX => [L, W, N, N],
+            XToW | XToF => [W, L, N, N],
+            FToU | FToI | UToF | IToF => [W, W, N, N],
+            LoadU8 | LoadU16 | LoadW | LoadF16 | LoadBF16 => [W, W, N, Buffer],
+            LoadL => [L, W, N, Buffer],
+            AtomicLoadW => [W, W, N, N],
+            AtomicLoadL => [L, W, N, N],
+            StoreU8 | StoreU16 | StoreW | StoreF16 | StoreBF16 => [N, W, W, Buffer],
+            StoreL => [N, W, L, Buffer],
+            AtomicStoreW => [N, W, W, N],
+            AtomicStoreL => [N, W, L, N],
+            RmwW => [W, W, W, N],
+            RmwL => [L, W, L, N],
+            CompareExchangeW => [W, W, W, W],
+            CompareExchangeL => [L, W, L, L],
+            Jump | JumpIfNone | EndLanes | WorkgroupBarrier | GridBarrier | End => [N, N, N, N],
+            If => [M, M, N, N],
+            IfElse => [M, M, M, N],
+            Else | LoopBack => [N, N, M, N],
+            EndIf => [N, M, N, N],
+            Restore | WhileTest | Ret => [N, M, M, N],
+            Enter => [M, N, M, N],
+            SaveExec | ClearM | Call => [M, N, N, N],
+            ForTest => [N, W, W, M],
+            ForNext => [W, W, W, M],
+            Switch => [W, W, M, N],
+            SwitchNext => [N, W, M, N],
+            Trap => [N, W, N, N],
+        };
+        let extra = match self {
+            Jump | JumpIfNone | If | IfElse | Else | Restore | WhileTest | LoopBack | ForTest | ForNext
+            | Call => Extra::Target,
+            Switch | SwitchNext => Extra::Table,
+            AtomicLoadW | AtomicLoadL | AtomicStoreW | AtomicStoreL | RmwW | RmwL | CompareExchangeW
+            | CompareExchangeL => Extra::Atomic,
+            _ => Extra::None,
+        };
+        (fields, extra)
+    }
+}
+
+/// Where each value of a selector goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SwitchTable {
+    /// Values and targets, sorted by value.
+    pub(crate) cases: Vec<(u32, u32)>,
+    /// Where every other value goes.
+    pub(crate) default: u32,
+    /// What follows the switch.
+    pub(crate) end: u32,
+}
+
+impl SwitchTable {
+    /// The target of one value.
+    pub(crate) fn target(&self, value: u32) -> u32 {
+        match self.cases.binary_search_by_key(&value, |&(value, _)| value) {
+            Ok(at) => self.cases.get(at).map_or(self.default, |&(_, target)| target),
+            Err(_) => self.default,
+        }
+    }
+}
+
+/// A compiled program.
+#[derive(Clone, Debug)]
+pub(crate) struct Flat {
+    /// The program's name, for messages.
+    pub(crate) name: String,
+    /// How it is run.
+    pub(crate) kind: ProgramKind,
+    /// Invocations per workgroup along each axis.
+    pub(crate) workgroup_size: [u32; 3],
+    /// The buffers, workgroup buffers included.
+    pub(crate) buffers: Vec<BufferDecl>,
+    /// The instructions.
+    pub(crate) code: Vec<Inst>,
+    /// The switch tables.
+    pub(crate) tables: Vec<SwitchTable>,
+    /// Where a wave starts.
+    pub(crate) start: u32,
+    /// How many registers of each file a wave needs.
+    pub(crate) registers: Registers,
+    /// Registers that hold the same constant in every lane of every wave.
+    pub(crate) word_constants: Vec<(u16, u32)>,
+    /// The same for longs.
+    pub(crate) long_constants: Vec<(u16, u64)>,
+    /// The same for masks.
+    pub(crate) mask_constants: Vec<(u16, u32)>,
+    /// Registers of the entry's parameters, in order.
+    pub(crate) params: Vec<Place>,
+    /// Registers of the entry's results, in order.
+    pub(crate) results: Vec<Place>,
+    /// Whether a wave may suspend itself before its end.
+    pub(crate) suspends: bool,
+    /// Whether it may do so to wait for the whole dispatch.
+    pub(crate) grid_barriers: bool,
+}
+
+/// Sizes of the register files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Registers {
+    pub(crate) words: usize,
+    pub(crate) longs: usize,
+    pub(crate) masks: usize,
+}
+
+/// A register with its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Word(u16),
+    Long(u16),
+    Mask(u16),
+}
+
+/// Why a flat form is not one. A defect of the compiler, reported instead of trusted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("instruction {at} ({inst:?}) refers to something that does not exist")]
+pub(crate) struct Malformed {
+    at: usize,
+    inst: Inst,
+}
+
+impl Flat {
+    /// Checks the invariants of the module, once.
+    pub(crate) fn verified(self) -> Result<Flat, Malformed> {
+        for (at, inst) in self.code.iter().enumerate() {
+            if !self.holds(inst) {
+                return Err(Malformed { at, inst: *inst });
+            }
+        }
+        let last = self.code.last().copied().unwrap_or(Inst::new(Code::End, 0, 0, 0, 0));
+        let tables_hold = self.tables.iter().all(|table| {
+            let targets = table.cases.iter().map(|&(_, target)| target);
+            targets.chain([table.default, table.end]).all(|target| (target as usize) < self.code.len())
+        });
+        let constants_hold = self.word_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.words)
+            && self.long_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.longs)
+            && self.mask_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.masks);
+        let places_hold = self.params.iter().chain(&self.results).all(|&place| match place {
+            Place::Word(r) => usize::from(r) < self.registers.words,
+            Place::Long(r) => usize::from(r) < self.registers.longs,
+            Place::Mask(r) => usize::from(r) < self.registers.masks,
+        });
+        // The instruction after a call or a barrier must exist too, so the last one never falls through.
+        let ends = matches!(last.code, Code::End | Code::Jump) && (self.start as usize) < self.code.len();
+        if tables_hold && constants_hold && places_hold && ends {
+            Ok(self)
+        } else {
+            Err(Malformed { at: self.code.len(), inst: last })
+        }
+    }
+
+    fn holds(&self, inst: &Inst) -> bool {
+        let (fields, extra) = inst.code.shape();
+        let values = [inst.d, inst.a, inst.b, inst.c];
+        let exist = fields.iter().zip(values).all(|(field, value)| {
+            let value = usize::from(value);
+            match field {
+                Field::None => true,
+                Field::Word => value < self.registers.words,
+                Field::Long => value < self.registers.longs,
+                Field::Mask => value < self.registers.masks,
+                Field::Buffer => value < self.buffers.len(),
+                Field::Axis => value < 3,
+            }
+        });
+        let apart = !matches!(fields[0], Field::Word | Field::Long)
+            || (1..4).all(|source| fields[source] != fields[0] || values[source] != inst.d);
+        let reaches = match extra {
+            Extra::None => true,
+            Extra::Target => (inst.t as usize) < self.code.len(),
+            Extra::Table => (inst.t as usize) < self.tables.len(),
+            Extra::Atomic => AtomicWord::unpack(inst.t).buffer < self.buffers.len(),
+        };
+        exist && apart && reaches
+    }
+
+    /// Invocations in a workgroup.
+    pub(crate) fn invocations(&self) -> u32 {
+        self.workgroup_size.iter().product()
+    }
+}
+
+/// The details of an atomic, packed into `t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AtomicWord {
+    /// For a read-modify-write.
+    pub(crate) op: RmwOp,
+    /// Whether the element is an `i32`.
+    pub(crate) signed: bool,
+    /// 0 relaxed, 1 acquire, 2 release, 3 both.
+    pub(crate) ordering: u8,
+    /// The buffer.
+    pub(crate) buffer: usize,
+}
+
+impl AtomicWord {
+    pub(crate) const fn pack(self) -> u32 {
+        (self.buffer as u32) << 8 | (self.op as u32) << 4 | (self.signed as u32) << 2 | self.ordering as u32
+    }
+
+    pub(crate) const fn unpack(word: u32) -> AtomicWord {
+        AtomicWord {
+            op: match word >> 4 & 7 {
+                x if x == RmwOp::Add as u32 => RmwOp::Add,
+                x if x == RmwOp::Sub as u32 => RmwOp::Sub,
+                x if x == RmwOp::And as u32 => RmwOp::And,
+                x if x == RmwOp::Or as u32 => RmwOp::Or,
+                x if x == RmwOp::Xor as u32 => RmwOp::Xor,
+                x if x == RmwOp::Min as u32 => RmwOp::Min,
+                x if x == RmwOp::Max as u32 => RmwOp::Max,
+                _ => RmwOp::Exchange,
+            },
+            signed: word >> 2 & 1 != 0,
+            ordering: (word & 3) as u8,
+            buffer: (word >> 8) as usize,
+        }
+    }
+}
+
+/// The instruction that loads an element.
+pub(crate) const fn load_code(element: DataType) -> Code {
+    match element {
+        DataType::U8 => Code::LoadU8,
+        DataType::U16 => Code::LoadU16,
+        DataType::U32 | DataType::I32 | DataType::F32 => Code::LoadW,
+        DataType::U64 => Code::LoadL,
+        DataType::F16 => Code::LoadF16,
+        DataType::BF16 => Code::LoadBF16,
+    }
+}
+
+/// The instruction that stores an element.
+pub(crate) const fn store_code(element: DataType) -> Code {
+    match element {
+        DataType::U8 => Code::StoreU8,
+        DataType::U16 => Code::StoreU16,
+        DataType::U32 | DataType::I32 | DataType::F32 => Code::StoreW,
+        DataType::U64 => Code::StoreL,
+        DataType::F16 => Code::StoreF16,
+        DataType::BF16 => Code::StoreBF16,
+    }
+}
