@@ -35,7 +35,7 @@ fn all_reach(bodies: &[Body]) {
 fn some_reach(cause: &str, bodies: &[Body]) {
     for (index, body) in bodies.iter().enumerate() {
         println!("{index}");
-        refuse_with(kernel(|f, b| body(f, b)), &format!("whether it is depends on {cause};"));
+        refuse_with(kernel(body), &format!("whether it is depends on {cause};"));
     }
 }
 
@@ -231,7 +231,8 @@ fn i26_leaving_early() {
 #[test]
 fn i26_calls() {
     // A barrier in a function is one where it is called, from any depth.
-    let called = |body: fn(&mut FunctionBuilder, &dyn Fn(&mut FunctionBuilder))| {
+    type Caller = fn(&mut FunctionBuilder, &dyn Fn(&mut FunctionBuilder));
+    let called = |body: Caller| {
         kernel_with(|p, _| {
             let inner = p.function("inner", [], [], |f, []| f.barrier());
             let outer = p.function("outer", [], [], |f, []| ignore(f.call(&inner, ())));
