@@ -3,7 +3,11 @@
 //! A program is written once, with the builder or as `.vir` text, and runs on every backend with the
 //! same results. This crate knows no backend, no ring and no operating system.
 
+#[cfg(any(test, feature = "arbitrary"))]
+pub mod arbitrary;
 pub mod builder;
+#[cfg(feature = "filetest")]
+pub mod filetest;
 pub mod ir;
 pub mod limits;
 pub mod names;

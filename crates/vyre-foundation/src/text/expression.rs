@@ -49,9 +49,9 @@ impl Operation {
     }
 
     /// The operation on its operands, `None` if they are not [`arity`](Self::arity) many.
-    fn of(self, operands: Vec<Box<Expr>>) -> Option<Expr> {
+    fn of(self, operands: impl IntoIterator<Item = Expr>) -> Option<Expr> {
         let mut operands = operands.into_iter();
-        let mut next = || operands.next();
+        let mut next = || operands.next().map(Box::new);
         Some(match self {
             Operation::Unary(op) => Expr::Unary { op, value: next()? },
             Operation::Cast(to) => Expr::Cast { to, value: next()? },
@@ -203,7 +203,7 @@ impl Parser<'_> {
 
     fn operation(&self, operation: Operation, args: Vec<Tree>) -> Result<Tree> {
         let height = args.iter().map(|arg| arg.height).max().unwrap_or_default();
-        let expr = operation.of(args.into_iter().map(|arg| Box::new(arg.expr)).collect());
+        let expr = operation.of(args.into_iter().map(|arg| arg.expr));
         self.above(height, expr.ok_or_else(|| self.expected("other operands"))?)
     }
 

@@ -5,14 +5,14 @@ use std::fmt;
 
 /// A token and where it begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Token<'t> {
-    pub(super) kind: TokenKind<'t>,
-    pub(super) line: u32,
-    pub(super) column: u32,
+pub(crate) struct Token<'t> {
+    pub(crate) kind: TokenKind<'t>,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TokenKind<'t> {
+pub(crate) enum TokenKind<'t> {
     /// A name or a word of the language.
     Word(&'t str),
     /// A number as written, and the type after it, which may be empty.
@@ -41,7 +41,7 @@ const SYMBOLS: &[&str] = &[
 ];
 
 /// All tokens, [`TokenKind::End`] last.
-pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
+pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
     let mut tokens = Vec::new();
     let mut end = (1, 1);
     for (line, text) in (1..).zip(text.split('\n')) {

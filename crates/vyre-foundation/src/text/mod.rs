@@ -17,7 +17,7 @@
 //! # Ok::<(), vyre_foundation::text::ParseError>(())
 //! ```
 //!
-//! [`parse`] gives back what [`print`] was given, for every program whose names are names and unique, and
+//! [`parse`] gives back what [`print()`] was given, for every program whose names are names and unique, and
 //! whose ids point at something: floats bit for bit, ill-typed and misplaced things included. So the text
 //! form can say most of what the validator refuses. What is no such program prints too, as text that
 //! [`parse`] refuses.
@@ -29,7 +29,7 @@
 //! as explicit as the data structure.
 
 mod expression;
-mod lexer;
+pub(crate) mod lexer;
 mod parser;
 mod printer;
 mod source_map;

@@ -93,6 +93,7 @@ impl<'t> Parser<'t> {
     }
 
     pub(super) fn program(mut self) -> Result<(Program, SourceMap)> {
+        let mut map = SourceMap { program: self.line(), ..SourceMap::default() };
         self.word("program")?;
         let name = self.name()?.text.to_owned();
         let kind = self.kind()?;
@@ -104,7 +105,6 @@ impl<'t> Parser<'t> {
         self.symbol(",")?;
         let z = self.number("the workgroup size along z")?;
         self.symbol(")")?;
-        let mut map = SourceMap::default();
         while self.at_word("buffer") {
             map.buffers.push(self.line());
             self.buffer()?;

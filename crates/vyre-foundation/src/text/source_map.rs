@@ -6,6 +6,7 @@ use crate::validate::Location;
 /// Lines of a parsed text, counted from 1.
 #[derive(Clone, Debug, Default)]
 pub struct SourceMap {
+    pub(super) program: u32,
     pub(super) buffers: Vec<u32>,
     pub(super) functions: Vec<Lines>,
     pub(super) entry: Lines,
@@ -26,10 +27,10 @@ impl Lines {
 }
 
 impl SourceMap {
-    /// The line of a place in the program that was parsed with this map. Line 1 for the program as a whole,
-    /// and for a place it does not have.
+    /// The line of a place in the program that was parsed with this map; that of `program` for the program
+    /// as a whole, and for a place it does not have.
     pub fn line(&self, program: &Program, location: &Location) -> u32 {
-        self.find(program, location).unwrap_or(1)
+        self.find(program, location).unwrap_or(self.program)
     }
 
     fn find(&self, program: &Program, location: &Location) -> Option<u32> {
