@@ -4,8 +4,9 @@ mod any_program;
 
 use any_program::{any_named_program, any_program};
 use proptest::prelude::*;
+use vyre_foundation::arbitrary::arbitrary_program;
 use vyre_foundation::text::{parse, print};
-use vyre_foundation::{Expr, Literal, Node, UnaryOp, wire};
+use vyre_foundation::{Expr, Literal, Node, UnaryOp, validate, wire};
 
 /// `body` as the entry of a kernel with a buffer, a parameterless function and one with two results.
 fn program(body: &str) -> String {
@@ -260,6 +261,15 @@ proptest! {
             }
             Err(error) => prop_assert!(false, "{}\n{}", error, text),
         }
+    }
+
+    /// Valid programs round trip through both forms.
+    #[test]
+    fn valid_programs_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let program = arbitrary_program(&bytes);
+        prop_assert!(validate(program.clone()).is_ok());
+        prop_assert_eq!(parse(&print(&program)), Ok(program.clone()));
+        prop_assert_eq!(wire::encode(&program).and_then(|bytes| wire::decode(&bytes)), Ok(program));
     }
 
     /// What has no text is printed as no text: never as another program's.

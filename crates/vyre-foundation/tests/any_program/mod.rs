@@ -13,7 +13,7 @@ pub(crate) fn any_program(bytes: &[u8]) -> Program {
 }
 
 /// The same, but names are names, unique among their kind, and ids point at something.
-#[allow(dead_code, reason = "not every test binary needs both")]
+#[allow(dead_code, reason = "not every test needs both")]
 pub(crate) fn any_named_program(bytes: &[u8]) -> Program {
     let (&counts, bytes) = bytes.split_first().unwrap_or((&0, &[]));
     let (buffers, functions) = (u32::from(counts % 4) + 1, u32::from(counts / 4 % 4) + 1);
