@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use thiserror::Error;
-use vyre_driver::{BackendError, Generation};
+use vyre_driver::ring::RingError;
+use vyre_driver::{BackendError, Fault, Generation};
 use vyre_foundation::ValidationErrors;
 
 use crate::opcode::SlotOpcode;
@@ -186,6 +187,56 @@ pub enum MegakernelError {
         #[source]
         source: ValidationErrors,
     },
+    /// The shared-memory ring, the payload arena or the regions refused.
+    #[error("failed to {attempted}")]
+    Ring {
+        /// What was attempted.
+        attempted: &'static str,
+        /// Its own error.
+        #[source]
+        source: RingError,
+    },
+    /// The item that was waited for ended in a fault. Its ticket is spent.
+    #[error("the item of ticket {ticket} ended in a fault with code {code:#x}")]
+    Faulted {
+        /// The ticket.
+        ticket: u64,
+        /// The code word; of a packed slot, the index of the inner operation.
+        code: u32,
+        /// What the code stands for, packed slots apart.
+        #[source]
+        fault: Fault,
+    },
+    /// The session takes no more items.
+    #[error("the session {state}; start another one, or recover it if its device was lost")]
+    SessionClosed {
+        /// What became of it.
+        state: &'static str,
+    },
+    /// Device state that the item needs was lost with an earlier generation of the device.
+    #[error(
+        "{opcode} touches device state that was lost before generation {generation}; upload it again, then \
+         call `accept_state_loss`"
+    )]
+    StateLost {
+        /// The item's opcode.
+        opcode: SlotOpcode,
+        /// The device's generation now.
+        generation: Generation,
+    },
+    /// A window that was not submitted, or was waited for or cancelled before.
+    #[error("window {window_id} is not open; submit it first, and wait for each class once")]
+    UnknownWindow {
+        /// The window's id.
+        window_id: u32,
+    },
+    /// The operating system gave no thread.
+    #[error("a session's thread could not be started")]
+    Thread {
+        /// Its own error.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl MegakernelError {
@@ -207,6 +258,7 @@ impl MegakernelError {
         match self {
             MegakernelError::RingFull { .. } | MegakernelError::Deadline { .. } => true,
             MegakernelError::Backend { source, .. } => source.is_retryable(),
+            MegakernelError::Ring { source, .. } => source.is_retryable(),
             _ => false,
         }
     }

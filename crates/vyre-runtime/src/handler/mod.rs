@@ -216,6 +216,11 @@ impl OpcodeHandler {
         self.replayable && self.bindings.iter().all(|binding| binding.backing == Backing::HostBacked)
     }
 
+    /// Whether it was declared replayable, whatever it touches.
+    pub fn is_declared_replayable(&self) -> bool {
+        self.replayable
+    }
+
     /// The buffers it names.
     pub fn bindings(&self) -> &[HandlerBinding] {
         &self.bindings

@@ -80,6 +80,11 @@ impl HandlerTable {
         Some((index, self.handlers.get(index as usize)?))
     }
 
+    /// Whether an opcode is built in or has a handler.
+    pub fn knows(&self, opcode: SlotOpcode) -> bool {
+        opcode.builtin().is_some() || self.by_opcode.contains_key(&opcode.wire())
+    }
+
     /// The buffers that the handlers name, joined by name, in the order of first mention.
     pub fn bindings(&self) -> &[HandlerBinding] {
         &self.bindings
@@ -97,9 +102,23 @@ impl HandlerTable {
     /// Whether an item may run twice when a device was lost: it has no effect but its result, or its handler
     /// was declared replayable and touches nothing that a loss destroys.
     pub fn is_replayable(&self, opcode: u32, args: &[u32; ARG_WORDS]) -> bool {
+        self.all_replayable(opcode, args, OpcodeHandler::is_replayable)
+    }
+
+    /// Whether an item may run twice once everything that it touches was put back.
+    pub fn is_declared_replayable(&self, opcode: u32, args: &[u32; ARG_WORDS]) -> bool {
+        self.all_replayable(opcode, args, OpcodeHandler::is_declared_replayable)
+    }
+
+    fn all_replayable(
+        &self,
+        opcode: u32,
+        args: &[u32; ARG_WORDS],
+        replayable: fn(&OpcodeHandler) -> bool,
+    ) -> bool {
         let one = |opcode: SlotOpcode| match opcode.builtin() {
             Some(builtin) => matches!(builtin, BuiltinOpcode::Nop | BuiltinOpcode::DfaStep),
-            None => self.get(opcode).is_some_and(|(_, handler)| handler.is_replayable()),
+            None => self.get(opcode).is_some_and(|(_, handler)| replayable(handler)),
         };
         let opcode = SlotOpcode::new(opcode);
         if opcode.builtin() != Some(BuiltinOpcode::PackedSlot) {

@@ -1,0 +1,186 @@
+//! What happens after a device loss: decide once, rebuild once, run again once.
+//!
+//! A loss is recognised by [`BackendError::is_device_loss`], never by words. [`Recoverable`] holds what was
+//! built for one device generation. However many threads notice that it is gone, one of them recovers the
+//! backend and builds again, and the others wait for what it got, good or bad. A rebuild that fails leaves
+//! the old build in place, where every use of it answers with the loss again, and hands out the backend's
+//! own error.
+//!
+//! Whether work may run twice is not decided here: the caller says so, because only it knows what the work
+//! has touched. What a live session does with its unacknowledged tickets is in
+//! [`crate::session`]; both go through the same rebuild.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use vyre_driver::{BackendError, Generation, VyreBackend};
+
+use crate::error::MegakernelError;
+
+/// What to do about a device loss without being asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MegakernelRecoveryPolicy {
+    /// Nothing: the loss is the answer, until `recover_after_device_loss` is called by hand.
+    Off,
+    /// Recover and rebuild once for each loss, and run again once whatever may run twice.
+    #[default]
+    Once,
+}
+
+/// What was decided about one failed run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MegakernelRecoveryDecision {
+    /// The device is not lost, so there is nothing to recover.
+    NotALoss,
+    /// The device is lost, and the policy says to leave it so.
+    PolicyOff,
+    /// The device is lost; it is rebuilt, but the work may not run twice.
+    RebuildOnly,
+    /// The device is lost; it is rebuilt, and the work runs once more.
+    RebuildAndRetry,
+}
+
+impl MegakernelRecoveryDecision {
+    /// Decides about the first failure of a run in generation `ran_in`; a second one is final. `replayable`
+    /// says whether the work may run twice.
+    ///
+    /// A loss is what [`BackendError::is_device_loss`] says, and the refusal of a handle of `ran_in` by a
+    /// device that is past it: somebody else recovered while the run was on its way.
+    pub fn decide(
+        error: &BackendError,
+        ran_in: Generation,
+        policy: MegakernelRecoveryPolicy,
+        replayable: bool,
+    ) -> Self {
+        let overtaken = matches!(error, BackendError::StaleHandle { generation, current, .. }
+            if *generation == ran_in && *current > ran_in);
+        match (error.is_device_loss() || overtaken, policy, replayable) {
+            (false, ..) => MegakernelRecoveryDecision::NotALoss,
+            (true, MegakernelRecoveryPolicy::Off, _) => MegakernelRecoveryDecision::PolicyOff,
+            (true, MegakernelRecoveryPolicy::Once, false) => MegakernelRecoveryDecision::RebuildOnly,
+            (true, MegakernelRecoveryPolicy::Once, true) => MegakernelRecoveryDecision::RebuildAndRetry,
+        }
+    }
+}
+
+/// Something built for one device generation, and rebuilt for the next.
+pub(crate) struct Recoverable<T> {
+    backend: Arc<dyn VyreBackend>,
+    current: ArcSwap<Built<T>>,
+    /// Held for the length of a rebuild. What the last one answered, if it failed, and what was lost then.
+    failed: Mutex<Option<(Generation, BackendError)>>,
+}
+
+/// What a [`Recoverable`] holds at one time.
+pub(crate) struct Built<T> {
+    /// The generation it was built in.
+    pub(crate) generation: Generation,
+    /// What was built.
+    pub(crate) parts: T,
+}
+
+/// Who asks for a rebuild.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The recovery policy: one attempt for each loss, whose answer everybody gets.
+    ByPolicy,
+    /// The user: a new attempt if the last one failed.
+    ByHand,
+}
+
+impl<T: Send + Sync> Recoverable<T> {
+    /// Builds for the first time.
+    pub(crate) fn new(
+        backend: Arc<dyn VyreBackend>,
+        build: impl FnOnce(&dyn VyreBackend) -> Result<T, BackendError>,
+    ) -> Result<Recoverable<T>, BackendError> {
+        let generation = backend.generation();
+        let parts = build(backend.as_ref())?;
+        let current = ArcSwap::from_pointee(Built { generation, parts });
+        Ok(Recoverable { backend, current, failed: Mutex::default() })
+    }
+
+    /// What is built now.
+    pub(crate) fn current(&self) -> Arc<Built<T>> {
+        self.current.load_full()
+    }
+
+    /// The backend it is built on.
+    pub(crate) fn backend(&self) -> &Arc<dyn VyreBackend> {
+        &self.backend
+    }
+
+    /// What is built for a generation later than `lost`: what somebody else has built already, or the
+    /// result of recovering the backend and calling `build`. A device that turns out not to be lost
+    /// changes nothing.
+    pub(crate) fn rebuild(
+        &self,
+        lost: Generation,
+        asked: Asked,
+        build: impl FnOnce(&dyn VyreBackend) -> Result<T, BackendError>,
+    ) -> Result<Arc<Built<T>>, BackendError> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        if current.generation > lost {
+            return Ok(current);
+        }
+        if asked == Asked::ByPolicy
+            && let Some((generation, error)) = failed.as_ref()
+            && *generation == lost
+        {
+            return Err(error.clone());
+        }
+        let rebuilt = self.backend.recover().and_then(|generation| {
+            if generation == current.generation {
+                return Ok(None);
+            }
+            tracing::warn!(%lost, %generation, "device lost; rebuilding");
+            build(self.backend.as_ref()).map(|parts| Some(Built { generation, parts }))
+        });
+        match rebuilt {
+            Ok(None) => Ok(current),
+            Ok(Some(built)) => {
+                let built = Arc::new(built);
+                self.current.store(Arc::clone(&built));
+                *failed = None;
+                Ok(built)
+            }
+            Err(error) => {
+                tracing::error!(%lost, %error, "the rebuild after a device loss failed");
+                *failed = Some((lost, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs something against what is built now. After a device loss the policy decides whether it is
+    /// rebuilt, and, if `replayable` says of the failed run that it may be repeated, runs once more. The
+    /// flag beside the answer tells whether that happened.
+    pub(crate) fn run_with_recovery<R>(
+        &self,
+        policy: MegakernelRecoveryPolicy,
+        mut run: impl FnMut(&Built<T>) -> Result<R, MegakernelError>,
+        replayable: impl FnOnce() -> bool,
+        build: impl FnOnce(&dyn VyreBackend) -> Result<T, BackendError>,
+    ) -> Result<(R, bool), MegakernelError> {
+        let built = self.current();
+        let error = match run(&built) {
+            Ok(answer) => return Ok((answer, false)),
+            Err(error) => error,
+        };
+        let MegakernelError::Backend { source, .. } = &error else { return Err(error) };
+        let decision = MegakernelRecoveryDecision::decide(source, built.generation, policy, replayable());
+        match decision {
+            MegakernelRecoveryDecision::NotALoss | MegakernelRecoveryDecision::PolicyOff => Err(error),
+            MegakernelRecoveryDecision::RebuildOnly | MegakernelRecoveryDecision::RebuildAndRetry => {
+                let rebuilt = self
+                    .rebuild(built.generation, Asked::ByPolicy, build)
+                    .map_err(MegakernelError::backend("recover after a device loss"))?;
+                if decision == MegakernelRecoveryDecision::RebuildOnly {
+                    return Err(error);
+                }
+                run(&rebuilt).map(|answer| (answer, true))
+            }
+        }
+    }
+}

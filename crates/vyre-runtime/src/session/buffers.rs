@@ -1,0 +1,264 @@
+//! The device buffers of a session: made, filled, mirrored, and made again after a loss.
+//!
+//! The host keeps a copy of what it uploaded to a host-backed buffer, and the last mirror of the device's
+//! own tables. After a loss the former are filled from the copy, the latter from the mirror, so quotas, the
+//! epoch and the counters go on where they were last seen; everything else starts as zeros.
+
+use vyre_driver::{BackendError, BufferDesc, BufferHandle, Mirror, ResidentBinding, VyreBackend};
+use vyre_foundation::MemorySpace;
+
+use crate::error::MegakernelError;
+use crate::handler::Backing;
+
+/// Where the bytes of a buffer come from when it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Zeros; gone after a loss.
+    Volatile,
+    /// This at first, zeros after a loss.
+    Initial(Vec<u8>),
+    /// The host's copy, kept up to date by every upload.
+    HostCopy(Vec<u8>),
+    /// The last mirror, at this offset of the mirror area.
+    Mirrored { last: Vec<u8>, d2h_offset: u64 },
+}
+
+/// What an entry is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A buffer of the backend.
+    Device {
+        /// What to allocate.
+        desc: BufferDesc,
+        /// What it is filled with.
+        content: Content,
+        /// The buffer, once it is made.
+        handle: Option<BufferHandle>,
+        /// Whether the session made it, and so destroys it.
+        owned: bool,
+    },
+    /// A section of the h2d region.
+    HostToDevice {
+        /// First byte.
+        byte_offset: u64,
+        /// Bytes.
+        byte_len: u64,
+    },
+}
+
+/// One buffer of the item programs, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) place: Place,
+}
+
+/// All buffers of a session, in the order in which the item programs declare them.
+#[derive(Debug, Default)]
+pub(super) struct DeviceBuffers {
+    entries: Vec<Entry>,
+}
+
+impl Entry {
+    /// A buffer that the session makes.
+    pub(super) fn device(desc: BufferDesc, content: Content) -> Entry {
+        let name = desc.label.clone();
+        Entry { name, place: Place::Device { desc, content, handle: None, owned: true } }
+    }
+
+    /// A buffer that a user bound.
+    pub(super) fn bound(
+        name: &str,
+        handle: BufferHandle,
+        space: MemorySpace,
+        backing: Backing,
+        backend: &dyn VyreBackend,
+    ) -> Result<Entry, MegakernelError> {
+        let desc = BufferDesc::new(name, handle.element, handle.len).in_space(space);
+        let content = match backing {
+            Backing::Volatile => Content::Volatile,
+            Backing::HostBacked => {
+                let mut copy = zeros(&desc)?;
+                let attempted = "copy a bound buffer to the host";
+                backend.read_buffer(handle, 0, &mut copy).map_err(MegakernelError::backend(attempted))?;
+                Content::HostCopy(copy)
+            }
+        };
+        let place = Place::Device { desc, content, handle: Some(handle), owned: false };
+        Ok(Entry { name: name.to_owned(), place })
+    }
+}
+
+/// As many zero bytes as a buffer has.
+pub(super) fn zeros(desc: &BufferDesc) -> Result<Vec<u8>, MegakernelError> {
+    let bytes = desc.byte_len().and_then(|bytes| usize::try_from(bytes).ok());
+    let mut zeros = Vec::new();
+    match bytes {
+        Some(bytes) if zeros.try_reserve_exact(bytes).is_ok() => {
+            zeros.resize(bytes, 0);
+            Ok(zeros)
+        }
+        _ => Err(MegakernelError::InvalidBinding {
+            binding: desc.label.clone(),
+            problem: format!("the host has no memory for a copy of {} elements", desc.len),
+            remedy: "make it smaller, or volatile",
+        }),
+    }
+}
+
+impl DeviceBuffers {
+    pub(super) fn new(entries: Vec<Entry>) -> DeviceBuffers {
+        DeviceBuffers { entries }
+    }
+
+    /// Makes and fills every buffer that is not there yet. After an error those already made stay, and are
+    /// destroyed by [`DeviceBuffers::destroy`].
+    pub(super) fn create(&mut self, backend: &dyn VyreBackend) -> Result<(), BackendError> {
+        for entry in &mut self.entries {
+            let Place::Device { desc, content, handle: handle @ None, .. } = &mut entry.place else {
+                continue;
+            };
+            let made = backend.create_buffer(desc)?;
+            *handle = Some(made);
+            match content {
+                Content::Initial(bytes)
+                | Content::HostCopy(bytes)
+                | Content::Mirrored { last: bytes, .. } => backend.write_buffer(made, 0, bytes)?,
+                Content::Volatile => {}
+            }
+            if let Content::Initial(_) = content {
+                *content = Content::Volatile;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the handles of a lost device, the user's included: what comes next is the session's own.
+    pub(super) fn forget(&mut self) {
+        for entry in &mut self.entries {
+            if let Place::Device { handle, owned, .. } = &mut entry.place {
+                *handle = None;
+                *owned = true;
+            }
+        }
+    }
+
+    /// Gives back what the session made.
+    pub(super) fn destroy(&mut self, backend: &dyn VyreBackend) {
+        for entry in &mut self.entries {
+            if let Place::Device { handle, owned: true, .. } = &mut entry.place
+                && let Some(handle) = handle.take()
+                && let Err(error) = backend.destroy_buffer(handle)
+            {
+                tracing::debug!(%error, buffer = entry.name, "a buffer was not given back");
+            }
+        }
+    }
+
+    /// One binding for each buffer, in order.
+    pub(super) fn bindings(&self) -> Result<Vec<ResidentBinding>, MegakernelError> {
+        let binding = |entry: &Entry| match entry.place {
+            Place::HostToDevice { byte_offset, byte_len } => {
+                Ok(ResidentBinding::HostToDevice { byte_offset, byte_len })
+            }
+            Place::Device { handle: Some(handle), .. } => Ok(ResidentBinding::Buffer(handle.binding())),
+            Place::Device { handle: None, .. } => Err(not_there(&entry.name)),
+        };
+        self.entries.iter().map(binding).collect()
+    }
+
+    /// The tables that the kernel mirrors, in the order of the buffers.
+    pub(super) fn mirrors(&self) -> Vec<Mirror> {
+        let mirror = |entry: &Entry| match &entry.place {
+            Place::Device { content: Content::Mirrored { d2h_offset, .. }, handle: Some(handle), .. } => {
+                Some(Mirror { source: handle.binding(), d2h_offset: *d2h_offset })
+            }
+            _ => None,
+        };
+        self.entries.iter().filter_map(mirror).collect()
+    }
+
+    /// Hands every mirrored table's bytes over, to be brought up to date, with its name and place.
+    pub(super) fn for_each_mirror(&mut self, mut each: impl FnMut(&str, u64, &mut Vec<u8>)) {
+        for entry in &mut self.entries {
+            if let Place::Device { content: Content::Mirrored { last, d2h_offset }, .. } = &mut entry.place {
+                each(&entry.name, *d2h_offset, last);
+            }
+        }
+    }
+
+    /// The last mirror of a table.
+    pub(super) fn mirrored(&self, name: &str) -> &[u8] {
+        match self.entries.iter().find(|entry| entry.name == name).map(|entry| &entry.place) {
+            Some(Place::Device { content: Content::Mirrored { last, .. }, .. }) => last,
+            _ => &[],
+        }
+    }
+
+    /// Copies bytes into a buffer, and into the host's copy if there is one.
+    pub(super) fn upload(
+        &mut self,
+        backend: &dyn VyreBackend,
+        name: &str,
+        byte_offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), MegakernelError> {
+        let (handle, content) = self.device(name)?;
+        if let Content::HostCopy(copy) = content {
+            let end = usize::try_from(byte_offset).ok().and_then(|at| Some(at..at.checked_add(bytes.len())?));
+            match end.and_then(|range| copy.get_mut(range)) {
+                Some(place) => place.copy_from_slice(bytes),
+                None => return Err(out_of_buffer(name, byte_offset, bytes.len(), copy.len())),
+            }
+        }
+        backend
+            .write_buffer(handle, byte_offset, bytes)
+            .map_err(MegakernelError::backend("upload to a buffer"))
+    }
+
+    /// Copies bytes out of a buffer.
+    pub(super) fn download(
+        &mut self,
+        backend: &dyn VyreBackend,
+        name: &str,
+        byte_offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), MegakernelError> {
+        let (handle, _) = self.device(name)?;
+        backend.read_buffer(handle, byte_offset, into).map_err(MegakernelError::backend("download a buffer"))
+    }
+
+    fn device(&mut self, name: &str) -> Result<(BufferHandle, &mut Content), MegakernelError> {
+        let entry = self.entries.iter_mut().find(|entry| entry.name == name);
+        match entry.map(|entry| &mut entry.place) {
+            Some(Place::Device { handle: Some(handle), content, .. }) => Ok((*handle, content)),
+            Some(Place::Device { handle: None, .. }) => Err(not_there(name)),
+            Some(Place::HostToDevice { .. }) => Err(MegakernelError::InvalidBinding {
+                binding: name.to_owned(),
+                problem: "it lies in the host's region".to_owned(),
+                remedy: "write payloads, or raise quotas, instead",
+            }),
+            None => Err(MegakernelError::InvalidBinding {
+                binding: name.to_owned(),
+                problem: "no handler names it".to_owned(),
+                remedy: "use the name of a handler's binding",
+            }),
+        }
+    }
+}
+
+fn not_there(name: &str) -> MegakernelError {
+    MegakernelError::InvalidBinding {
+        binding: name.to_owned(),
+        problem: "it was lost with the device".to_owned(),
+        remedy: "recover the session first",
+    }
+}
+
+fn out_of_buffer(name: &str, offset: u64, bytes: usize, len: usize) -> MegakernelError {
+    MegakernelError::InvalidBinding {
+        binding: name.to_owned(),
+        problem: format!("{bytes} bytes at {offset} exceed its {len} bytes"),
+        remedy: "stay inside the buffer",
+    }
+}

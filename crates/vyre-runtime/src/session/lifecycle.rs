@@ -1,0 +1,221 @@
+//! Starting, quiescing, restarting and stopping the kernel of a session.
+//!
+//! All of it goes through [`Control`], one thread at a time. A start is always the same: a fresh d2h region,
+//! completions of the old one saved, a start record that says where to begin and what to skip, then the
+//! kernel. Items are submitted meanwhile; the ring needs no kernel for that.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use vyre_driver::io_queue::HostIo;
+use vyre_driver::layout::{ABORT_FLAG, HOST_LEASE};
+use vyre_driver::region::SessionRegions;
+use vyre_driver::view::HostView;
+use vyre_driver::{BackendError, Fault, KernelState, ResidentKernel, StartRequest};
+
+use super::shared::{Gate, Running, Shared, lock, ring_error};
+use crate::error::MegakernelError;
+
+/// What belongs to the current incarnation.
+pub(super) struct Control {
+    /// The regions, the d2h one of the current incarnation.
+    pub(super) regions: SessionRegions,
+    /// Regions of an incarnation that left by itself, whose pages can be used again.
+    pub(super) spare: Option<SessionRegions>,
+    /// The kernel, unless it was quiesced or lost.
+    pub(super) kernel: Option<Arc<dyn ResidentKernel>>,
+    /// Why the device is lost, if it is.
+    pub(super) lost: Option<String>,
+}
+
+impl Control {
+    pub(super) fn new(regions: SessionRegions) -> Control {
+        Control { regions, spare: None, kernel: None, lost: None }
+    }
+
+    /// Turns to a d2h region without a trace of the old incarnation: new pages, or those of an incarnation
+    /// before it, if both left by themselves and nothing can be writing to them.
+    fn turn_to_fresh_d2h(&mut self, left_by_itself: bool) -> Result<(), MegakernelError> {
+        let recycled = self.spare.take().filter(|_| left_by_itself);
+        let next = match recycled {
+            Some(regions) => {
+                let zeros = vec![0; usize::try_from(regions.d2h.len()).unwrap_or(0)];
+                regions.d2h.copy_in(0, &zeros).map_err(ring_error("clear the d2h region"))?;
+                regions
+            }
+            None => self.regions.fresh_d2h().map_err(ring_error("make a d2h region"))?,
+        };
+        let old = std::mem::replace(&mut self.regions, next);
+        self.spare = left_by_itself.then_some(old);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Renews the lease. Needs no lock, so it goes on while a thread waits for a quiescing kernel.
+    pub(super) fn renew_lease(&self) {
+        if let Ok(lease) = self.h2d.atomic_u64(HOST_LEASE) {
+            lease.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Saves what the old kernel has completed and turns to a fresh d2h region. The old kernel is gone.
+    pub(super) fn turn_over(
+        &self,
+        control: &mut Control,
+        left_by_itself: bool,
+    ) -> Result<(), MegakernelError> {
+        {
+            // Under its lock, so that nobody takes old mirrors over after new ones.
+            let mut view = lock(&self.view);
+            self.absorb_mirrors(&view);
+            control.turn_to_fresh_d2h(left_by_itself)?;
+            *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
+        }
+        self.ring.rebind_d2h(&control.regions).map_err(ring_error("turn to the next d2h region"))
+    }
+
+    /// Starts a kernel over regions that no kernel has touched.
+    pub(super) fn launch(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        let regions = control.regions.clone();
+        {
+            // Under its lock, so that no late reply to the old kernel lands among the new one's.
+            let mut io = lock(&self.io_queue);
+            *io = Arc::new(HostIo::new(&regions).map_err(ring_error("open the IO queue"))?);
+        }
+        let abort = regions.h2d.atomic_u32(ABORT_FLAG).map_err(ring_error("lower the abort flag"))?;
+        abort.store(0, Ordering::Relaxed);
+        self.ring.write_start_record(&regions).map_err(ring_error("write the start record"))?;
+        self.renew_lease();
+        let (bindings, mirrors) = {
+            let buffers = lock(&self.buffers);
+            (buffers.bindings()?, buffers.mirrors())
+        };
+        let request = StartRequest {
+            regions,
+            bindings,
+            mirrors,
+            item_deadline: self.options.item_deadline,
+            lease: self.options.lease,
+        };
+        let built = self.pipeline.current();
+        let kernel = built.parts.start(request).map_err(MegakernelError::backend("start the kernel"))?;
+        self.generation.store(built.generation.0, Ordering::Relaxed);
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        control.kernel = Some(Arc::clone(&kernel));
+        self.kernel.store(Some(Arc::new(Running(Arc::clone(&kernel)))));
+        // Whatever was published while there was no kernel rang nobody's bell.
+        kernel.ring_doorbell();
+        Ok(())
+    }
+
+    /// Takes the kernel out, quiesced. It stays where it is if it does not leave in time.
+    fn retire(&self, control: &mut Control, deadline: Duration) -> Result<(), MegakernelError> {
+        let Some(kernel) = control.kernel.clone() else { return Ok(()) };
+        let quiesced = match kernel.state() {
+            KernelState::Running => kernel.quiesce(deadline),
+            KernelState::Lost(reason) => Err(BackendError::DeviceLost { reason }),
+            KernelState::ShutDown | KernelState::Stopped => Ok(()),
+        };
+        quiesced.map_err(MegakernelError::backend("quiesce the kernel"))?;
+        self.forget_kernel(control);
+        Ok(())
+    }
+
+    pub(super) fn forget_kernel(&self, control: &mut Control) {
+        control.kernel = None;
+        self.kernel.store(None);
+    }
+
+    pub(super) fn quiesce(&self, deadline: Duration) -> Result<(), MegakernelError> {
+        let mut control = lock(&self.control);
+        self.refuse_if_over(&control)?;
+        match self.retire(&mut control, deadline) {
+            Err(error) if error.is_device_loss() => {
+                self.handle_loss(&mut control, error.to_string())?;
+                self.retire(&mut control, deadline)
+            }
+            retired => retired,
+        }
+    }
+
+    pub(super) fn restart(&self, deadline: Duration) -> Result<(), MegakernelError> {
+        let mut control = lock(&self.control);
+        self.refuse_if_over(&control)?;
+        let relaunched = self.retire(&mut control, deadline).and_then(|()| self.relaunch(&mut control));
+        match relaunched {
+            Err(error) if error.is_device_loss() => self.handle_loss(&mut control, error.to_string()),
+            relaunched => relaunched,
+        }
+    }
+
+    /// Starts again after a kernel that left by itself.
+    pub(super) fn relaunch(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        self.turn_over(control, true)?;
+        self.launch(control)
+    }
+
+    fn refuse_if_over(&self, control: &Control) -> Result<(), MegakernelError> {
+        match (self.gate(), &control.lost) {
+            (Gate::ShutDown | Gate::Stopping | Gate::Stopped, _) => {
+                Err(MegakernelError::SessionClosed { state: "was stopped" })
+            }
+            (_, Some(_)) => Err(MegakernelError::SessionClosed { state: "lost its device" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drains and stops. Whatever is not answered by the deadline ends in [`Fault::Abandoned`].
+    pub(super) fn stop(&self, deadline: Duration) -> Result<(), MegakernelError> {
+        {
+            let mut control = lock(&self.control);
+            match self.gate() {
+                Gate::Stopping | Gate::Stopped => {
+                    return Err(MegakernelError::SessionClosed { state: "was stopped" });
+                }
+                Gate::ShutDown | Gate::Lost => {
+                    self.end(&mut control, Gate::Stopped);
+                    return Ok(());
+                }
+                Gate::Open | Gate::StateLost | Gate::ShuttingDown => self.set_gate(Gate::Stopping),
+            }
+            if control.kernel.is_none() && control.lost.is_none() {
+                // Quiesced: what was submitted since then still runs.
+                self.relaunch(&mut control)?;
+            }
+        }
+        let drained = self.drain(deadline);
+        let mut control = lock(&self.control);
+        let retired = self.retire(&mut control, self.options.stop_deadline.max(deadline));
+        self.end(&mut control, Gate::Stopped);
+        drained.and(retired)
+    }
+
+    /// Ends everything: the kernel, if it still runs, and whatever is not answered.
+    pub(super) fn end(&self, control: &mut Control, gate: Gate) {
+        if let Some(kernel) = control.kernel.clone()
+            && let Err(error) = kernel.reap(self.options.stop_deadline)
+        {
+            tracing::error!(%error, "a kernel did not leave when it was reaped");
+        }
+        self.forget_kernel(control);
+        // Saves what was completed, so that tickets can be taken later.
+        if let Err(error) = self.turn_over(control, false) {
+            tracing::warn!(%error, "completions of the last kernel were not saved");
+        }
+        self.set_gate(gate);
+        self.fail_unanswered(Fault::Abandoned);
+    }
+
+    /// Ends every item that has no answer. Nothing can claim them any more, and the gate is closed.
+    pub(super) fn fail_unanswered(&self, fault: Fault) {
+        let mut unanswered = Vec::new();
+        self.ring.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
+        for ticket in unanswered {
+            if let Err(error) = self.ring.fail(ticket, fault) {
+                tracing::debug!(%error, ticket, "a ticket was not failed");
+            }
+        }
+    }
+}

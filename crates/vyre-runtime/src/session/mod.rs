@@ -1,0 +1,535 @@
+//! Persistent sessions: a megakernel that is launched once and fed live from any thread.
+//!
+//! [`PersistentSession`] is a handle; clones share one session, and the last one dropped ends it. Inside are
+//! a ring in shared memory, the device's tables, one resident kernel at a time, and one thread that keeps
+//! the lease, looks after the kernel, and recovers it. Submitting and waiting touch neither that thread nor
+//! any lock.
+//!
+//! # What is promised
+//!
+//! * Every ticket is answered exactly once: by the device, or by a fault that says why not. Quiesce, restart,
+//!   stop, SHUTDOWN and device loss change nothing about that.
+//! * An item runs at most once, unless its handler is replayable and the device was lost.
+//! * **Items are unordered**, unless a fence or a wait stands between them.
+//! * Every wait has a deadline, and says what it waited for.
+//!
+//! # Rooms
+//!
+//! `shared` is the path of an item; `lifecycle` starts and stops kernels; `replay` deals with losses;
+//! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
+//! `ticket`, `measure` and `options` are what their names say.
+//!
+//! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
+//! else it could do), and futures (a completion can be polled).
+
+mod buffers;
+mod lifecycle;
+mod measure;
+mod options;
+mod plan;
+mod replay;
+mod service;
+mod shared;
+mod ticket;
+mod window;
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use vyre_driver::Generation;
+use vyre_driver::arena::Arena;
+use vyre_driver::io_queue::HostIo;
+use vyre_driver::ring::{Completion, ProducerOptions, RingProducer};
+use vyre_driver::view::HostView;
+
+use crate::debug_log::DebugLog;
+use crate::descriptor::{Publish, SlotDescriptor, WindowClass, WindowDescriptor};
+use crate::error::MegakernelError;
+use crate::io_service::IoResource;
+use crate::recovery::Recoverable;
+use crate::state::tenant_row;
+use crate::telemetry::{Latency, TelemetrySnapshot, Totals};
+
+use self::lifecycle::Control;
+use self::service::Service;
+use self::shared::{Gate, Settings, Shared, lock, ring_error};
+
+pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
+pub use self::plan::PAYLOAD_BINDING;
+pub(crate) use self::plan::SessionPlan;
+pub use self::replay::Restore;
+pub use self::ticket::{Payload, Ticket, Tickets};
+pub use self::window::SubmittedWindow;
+
+/// One for every session of this process.
+static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+
+/// A running megakernel. See the [module documentation](self).
+#[derive(Clone)]
+pub struct PersistentSession {
+    handle: Arc<Handle>,
+}
+
+/// Ends the session when the last handle goes; tickets do not keep it running.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl PersistentSession {
+    /// Makes regions and buffers, compiles, and launches.
+    pub(crate) fn start(
+        plan: SessionPlan,
+        mut options: SessionOptions,
+    ) -> Result<PersistentSession, MegakernelError> {
+        plan.check(&options)?;
+        let regions = plan.regions(&options)?;
+        let mut buffers = plan.buffers(&mut options, &regions)?;
+        let spec = plan.spec(&options);
+        let pipeline = Recoverable::new(Arc::clone(&plan.backend), |backend| backend.compile_resident(&spec))
+            .map_err(MegakernelError::backend("compile the item programs"))?;
+        let made = buffers.create(plan.backend.as_ref());
+        if let Err(error) = made {
+            buffers.destroy(plan.backend.as_ref());
+            return Err(MegakernelError::backend("make the session's buffers")(error));
+        }
+        let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
+        let detached_faults = Arc::new(Mutex::new(Vec::new()));
+        let reported = Arc::clone(&detached_faults);
+        let producer = ProducerOptions {
+            first_ticket: 0,
+            arena: Some(Arc::clone(&arena)),
+            on_detached_fault: Some(Box::new(move |ticket, completion| {
+                lock(&reported).push((ticket.position(), completion));
+            })),
+        };
+        let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
+        let capacity = ring.capacity();
+        let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
+        let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
+        let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
+        let shared = Arc::new(Shared {
+            id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
+            options: Settings {
+                wait: options.wait,
+                lease: options.lease,
+                stop_deadline: options.stop_deadline,
+                item_deadline: options.item_deadline,
+                recovery: options.recovery.unwrap_or(plan.recovery),
+                restore: options.restore,
+            },
+            spec,
+            generation: AtomicU64::new(pipeline.current().generation.0),
+            pipeline,
+            h2d: Arc::clone(&regions.h2d),
+            tenants_at: regions.layout.tenants().offset,
+            arena,
+            ring,
+            gate: AtomicU8::new(Gate::Open as u8),
+            kernel: ArcSwapOption::empty(),
+            control: Mutex::new(Control::new(regions)),
+            view: Mutex::new(view),
+            buffers: Mutex::new(buffers),
+            quotas: Mutex::new(plan.quotas()),
+            windows: window::Windows::default(),
+            latency,
+            counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
+            usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
+            starts: AtomicU64::new(0),
+            recoveries: AtomicU64::new(0),
+            io: crate::io_service::IoResources::default(),
+            io_queue: Mutex::new(Arc::new(io_queue)),
+            io_waiting: AtomicU64::new(0),
+            service: Service::default(),
+            detached_faults,
+            any_detached: AtomicBool::new(false),
+            replayed: Mutex::new(vec![0; capacity as usize]),
+            plan,
+        });
+        // From here on dropping the handle cleans up.
+        let session = PersistentSession { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
+        shared.launch(&mut lock(&shared.control))?;
+        Service::start(&shared, options.on_detached_fault)?;
+        Ok(session)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    fn ticket(&self, position: u64) -> Ticket {
+        let shared = Arc::clone(&self.handle.shared);
+        Ticket { raw: shared.ring.raw(position), generation: shared.generation(), shared }
+    }
+
+    fn tickets(&self, first: u64, count: usize) -> Tickets {
+        let shared = Arc::clone(&self.handle.shared);
+        Tickets { next: first, left: count as u64, generation: shared.generation(), shared }
+    }
+
+    /// Submits one item.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::RingFull`], naming the oldest ticket not taken; whatever is wrong with the item;
+    /// [`MegakernelError::SessionClosed`] after a SHUTDOWN, a stop, or a loss that was not recovered.
+    #[inline]
+    pub fn submit(&self, slot: impl Into<SlotDescriptor>) -> Result<Ticket, MegakernelError> {
+        let image = slot.into().to_image()?;
+        let first = self.shared().publish(std::slice::from_ref(&image), None, true)?;
+        Ok(self.ticket(first))
+    }
+
+    /// Submits a batch, or anything else that becomes slots: all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), and [`MegakernelError::BatchTooLarge`] past the ring's capacity.
+    pub fn submit_batch(&self, batch: &(impl Publish + ?Sized)) -> Result<Tickets, MegakernelError> {
+        let images = batch.images()?;
+        let first = self.shared().publish(&images, None, true)?;
+        Ok(self.tickets(first, images.len()))
+    }
+
+    /// Submits one item that nobody will ask about. A fault goes to the handler given in the options.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    #[inline]
+    pub fn submit_detached(&self, slot: impl Into<SlotDescriptor>) -> Result<(), MegakernelError> {
+        let image = slot.into().to_image()?;
+        self.shared().publish(std::slice::from_ref(&image), None, false).map(drop)
+    }
+
+    /// Submits a batch that nobody will ask about: all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_batch`](Self::submit_batch).
+    pub fn submit_batch_detached(&self, batch: &(impl Publish + ?Sized)) -> Result<(), MegakernelError> {
+        self.shared().publish(&batch.images()?, None, false).map(drop)
+    }
+
+    /// A range of the payload arena, at least `len` bytes of whatever was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Ring`]: retryable if other payloads are in the way, final if it can never fit.
+    pub fn payload(&self, len: u32) -> Result<Payload, MegakernelError> {
+        let range = self.shared().arena.alloc(len.into()).map_err(ring_error("allocate a payload"))?;
+        // The arena is smaller than 4 GiB.
+        let offset = range.offset() as u32;
+        Ok(Payload { range: Some(range), offset, len })
+    }
+
+    /// Submits one item and hands the payload over: it is freed with the item's slot. After an error it is
+    /// still the caller's, for another try.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), and for a payload that was handed over before or is another session's.
+    pub fn submit_with_payload(
+        &self,
+        slot: impl Into<SlotDescriptor>,
+        payload: &mut Payload,
+    ) -> Result<Ticket, MegakernelError> {
+        if payload.range.is_none() {
+            return Err(ticket::spent());
+        }
+        let image = slot.into().to_image()?;
+        let ranges = std::slice::from_mut(&mut payload.range);
+        let first = self.shared().publish(std::slice::from_ref(&image), Some(ranges), true)?;
+        Ok(self.ticket(first))
+    }
+
+    /// Submits a window. If the ring has no room for all of it, its lookahead items are cancelled; its
+    /// required items are submitted all or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_batch`](Self::submit_batch), and for a window id that is still open.
+    pub fn submit_window(&self, window: &WindowDescriptor) -> Result<SubmittedWindow, MegakernelError> {
+        self.shared().submit_window(window)
+    }
+
+    /// Waits for the items of one class of a window and takes their completions, in order. After a deadline
+    /// the window is as good as before.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Deadline`], [`MegakernelError::UnknownWindow`].
+    pub fn wait_window(
+        &self,
+        window_id: u32,
+        class: WindowClass,
+        timeout: Duration,
+    ) -> Result<Vec<Completion>, MegakernelError> {
+        self.shared().wait_window(window_id, class, timeout)
+    }
+
+    /// Gives the lookahead items of a window up and says how many they were. A published slot cannot be taken
+    /// back: they may still run, but nobody has to wait for them, and their slots free themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::UnknownWindow`].
+    pub fn cancel_lookahead(&self, window_id: u32) -> Result<u32, MegakernelError> {
+        self.shared().cancel_lookahead(window_id)
+    }
+
+    /// Waits for an item and takes its completion; the ticket is spent, and its slot free. With a reference
+    /// to the ticket it can be waited for again after a deadline; given away, it is forgotten then.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Faulted`] if the item ended in a fault, so that a result is never mistaken;
+    /// [`take`](Self::take) hands a fault out as a completion. [`MegakernelError::Deadline`];
+    /// [`MegakernelError::Ring`] for a ticket of another session, or one already taken.
+    #[inline]
+    pub fn wait(
+        &self,
+        ticket: impl Borrow<Ticket>,
+        timeout: Duration,
+    ) -> Result<Completion, MegakernelError> {
+        let raw = ticket.borrow().raw;
+        let completion = self.shared().wait(raw, timeout)?;
+        match completion.as_fault() {
+            None => Ok(completion),
+            Some(fault) => {
+                let (ticket, code) = (raw.position(), completion.code());
+                Err(MegakernelError::Faulted { ticket, code, fault })
+            }
+        }
+    }
+
+    /// The completion, fault or not, if there is one; the ticket stays good.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Ring`] for a ticket of another session, or one already taken.
+    pub fn poll(&self, ticket: &Ticket) -> Result<Option<Completion>, MegakernelError> {
+        self.shared().ring.poll_raw(ticket.raw).map_err(ring_error("poll a ticket"))
+    }
+
+    /// The completion, fault or not, if there is one; the ticket is spent then.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn take(&self, ticket: &Ticket) -> Result<Option<Completion>, MegakernelError> {
+        self.shared().take(ticket.raw)
+    }
+
+    /// Takes every completion there is, whoever holds its ticket, and hands it over with its position.
+    /// Returns how many.
+    pub fn reap(&self, mut each: impl FnMut(u64, Completion)) -> u64 {
+        let shared = self.shared();
+        shared.ring.reap(|ticket, completion| {
+            shared.acknowledged(ticket.position());
+            each(ticket.position(), completion);
+        })
+    }
+
+    /// Waits until every item submitted before the call is answered, taken or not.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Deadline`], naming the first ticket without an answer.
+    pub fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
+        self.shared().drain(timeout)
+    }
+
+    /// Has the kernel finish what it has claimed, and leave. Items are accepted all the same; they wait for
+    /// [`restart`](Self::restart), together with fences and items that await IO.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Deadline`] if it has not left by then: it claims no more, and a second call goes
+    /// on waiting. [`MegakernelError::SessionClosed`].
+    pub fn quiesce(&self, timeout: Duration) -> Result<(), MegakernelError> {
+        self.shared().quiesce(timeout)
+    }
+
+    /// Quiesces, unless that was done, and starts again at the oldest item without an answer, skipping those
+    /// that have one. Items are accepted all the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`quiesce`](Self::quiesce), and whatever the backend says to the start; the session is quiesced
+    /// then, and can be restarted.
+    pub fn restart(&self, timeout: Duration) -> Result<(), MegakernelError> {
+        self.shared().restart(timeout)
+    }
+
+    /// Refuses new items, waits for the others, and ends the kernel. Tickets can be taken afterwards;
+    /// everything else is refused. Items that have no answer when the stop deadline of the options has
+    /// passed end in [`Fault::Abandoned`](vyre_driver::Fault::Abandoned).
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Deadline`] if that happened; the session is stopped all the same.
+    /// [`MegakernelError::SessionClosed`] the second time.
+    pub fn stop(&self) -> Result<(), MegakernelError> {
+        let shared = self.shared();
+        let stopped = shared.stop(shared.options.stop_deadline);
+        shared.service.stop();
+        stopped
+    }
+
+    /// Recovers from a device loss that the policy did not, or could not, recover from. Without a loss it
+    /// does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Backend`] with the backend's own words; the session stays lost, and the call can
+    /// be repeated.
+    pub fn recover_after_device_loss(&self) -> Result<(), MegakernelError> {
+        self.shared().recover_by_hand()
+    }
+
+    /// Lets items run again that touch volatile device state, after a loss that no restore hook made good.
+    /// What they find is zeros, and whatever was uploaded since.
+    pub fn accept_state_loss(&self) {
+        let (from, to) = (Gate::StateLost as u8, Gate::Open as u8);
+        let gate = &self.shared().gate;
+        // An error means that there is nothing to accept.
+        let _ = gate.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// Raises the limit of a tenant's quota.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::UnknownTenant`]; [`MegakernelError::QuotaExceeded`] for a limit that is not
+    /// higher than the current one.
+    pub fn raise_quota(&self, tenant: u16, limit: u32) -> Result<(), MegakernelError> {
+        let shared = self.shared();
+        shared.plan.tenants.get(tenant)?;
+        let mut quotas = lock(&shared.quotas);
+        let current = quotas
+            .get_mut(usize::from(tenant))
+            .ok_or(MegakernelError::UnknownTenant { tenant: tenant.into() })?;
+        if limit <= *current {
+            return Err(MegakernelError::QuotaExceeded { tenant, limit: *current });
+        }
+        let word = u32::from(tenant) * tenant_row::WORDS + tenant_row::QUOTA;
+        let at = shared.tenants_at + u64::from(word) * 4;
+        let place = shared.h2d.atomic_u32(at).map_err(ring_error("raise a quota"))?;
+        place.store(limit, Ordering::Release);
+        *current = limit;
+        Ok(())
+    }
+
+    /// Copies bytes into a buffer, by the name of its binding or of a system buffer. A kernel that runs sees
+    /// them element by element. The host keeps a copy of what goes into a host-backed buffer.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::InvalidBinding`], [`MegakernelError::Backend`].
+    pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
+        let shared = self.shared();
+        lock(&shared.buffers).upload(shared.plan.backend.as_ref(), name, byte_offset, bytes)
+    }
+
+    /// Copies bytes out of a buffer, by the name of its binding or of a system buffer.
+    ///
+    /// # Errors
+    ///
+    /// As [`upload`](Self::upload).
+    pub fn download(&self, name: &str, byte_offset: u64, into: &mut [u8]) -> Result<(), MegakernelError> {
+        let shared = self.shared();
+        lock(&shared.buffers).download(shared.plan.backend.as_ref(), name, byte_offset, into)
+    }
+
+    /// The words that a tenant shows to the host.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::UnknownTenant`], and as [`download`](Self::download).
+    pub fn observables(&self, tenant: u16) -> Result<Vec<u32>, MegakernelError> {
+        let window = self.shared().plan.tenants.window(tenant)?;
+        let mut bytes = vec![0; window.observable_words as usize * 4];
+        let [_, _, _, windows, ..] = crate::item::SYSTEM_BUFFERS;
+        self.download(windows, u64::from(window.offset) * 4, &mut bytes)?;
+        Ok(plan::to_words(&bytes))
+    }
+
+    /// Registers what LOAD_MISS items of a tenant get for a resource id, or replaces it.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::UnknownTenant`]; [`MegakernelError::InvalidBinding`] if no handler names the
+    /// buffer that the bytes go to.
+    pub fn register_resource(
+        &self,
+        tenant: u16,
+        id: u32,
+        resource: IoResource,
+    ) -> Result<(), MegakernelError> {
+        let shared = self.shared();
+        shared.plan.tenants.get(tenant)?;
+        shared.plan.check_destination(resource.binding())?;
+        shared.io.register(tenant, id, resource);
+        Service::start_io(&self.handle.shared)
+    }
+
+    /// Takes a resource back. Whether there was one.
+    pub fn unregister_resource(&self, tenant: u16, id: u32) -> bool {
+        self.shared().io.unregister(tenant, id)
+    }
+
+    /// What PRINTF items have written. A record of an item without an answer may be half-written.
+    pub fn debug_log(&self) -> DebugLog {
+        self.shared().debug_log()
+    }
+
+    /// What the session has measured. The device's counters are as old as its last heartbeat.
+    pub fn telemetry(&self) -> TelemetrySnapshot {
+        self.shared().telemetry()
+    }
+
+    /// The device generation it runs in.
+    pub fn generation(&self) -> Generation {
+        self.shared().generation()
+    }
+
+    /// Slots of the ring.
+    pub fn capacity(&self) -> u32 {
+        self.shared().ring.capacity()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        {
+            let mut control = lock(&shared.control);
+            if shared.gate() != Gate::Stopped {
+                shared.end(&mut control, Gate::Stopped);
+            }
+        }
+        shared.service.stop();
+        lock(&shared.buffers).destroy(shared.plan.backend.as_ref());
+    }
+}
+
+impl fmt::Debug for PersistentSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PersistentSession")
+            .field("id", &self.shared().id)
+            .field("generation", &self.generation())
+            .field("capacity", &self.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+const _: () = {
+    const fn send_and_sync<T: Send + Sync>() {}
+    send_and_sync::<PersistentSession>();
+    send_and_sync::<Ticket>();
+    send_and_sync::<Payload>();
+};

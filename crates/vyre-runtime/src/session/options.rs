@@ -1,0 +1,195 @@
+//! How to start a session.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vyre_driver::ring::Completion;
+use vyre_driver::wait::WaitStrategy;
+use vyre_driver::{BufferHandle, PersistentThreadMode};
+
+use super::Restore;
+use crate::error::MegakernelError;
+use crate::recovery::MegakernelRecoveryPolicy;
+
+/// Told about items that nobody holds a ticket of and that ended in a fault: their position and completion.
+pub type DetachedFaultHandler = Box<dyn Fn(u64, Completion) + Send + Sync>;
+
+/// Puts device state back after a loss, before anything is replayed.
+pub type RestoreHook = Arc<dyn Fn(&Restore<'_>) -> Result<(), MegakernelError> + Send + Sync>;
+
+/// What a named buffer of the handlers is bound to.
+pub(crate) enum BoundBuffer {
+    /// A new buffer with this content.
+    Bytes(Vec<u8>),
+    /// A new buffer of so many elements, all zero.
+    Zeroed(u64),
+    /// A buffer that the caller made.
+    Handle(BufferHandle),
+}
+
+/// How to start a session. The defaults suit a first try; every field has a method.
+#[must_use]
+pub struct SessionOptions {
+    pub(crate) slots: Option<u32>,
+    pub(crate) arena_bytes: Option<u32>,
+    pub(crate) io_entries: u32,
+    pub(crate) worker_groups: Option<u32>,
+    pub(crate) wait: WaitStrategy,
+    pub(crate) lease: Duration,
+    pub(crate) stop_deadline: Duration,
+    pub(crate) item_deadline: Option<Duration>,
+    pub(crate) latency: bool,
+    pub(crate) persistent: PersistentThreadMode,
+    pub(crate) recovery: Option<MegakernelRecoveryPolicy>,
+    pub(crate) on_detached_fault: Option<DetachedFaultHandler>,
+    pub(crate) restore: Option<RestoreHook>,
+    pub(crate) buffers: BTreeMap<String, BoundBuffer>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
+            slots: None,
+            arena_bytes: None,
+            io_entries: 64,
+            worker_groups: None,
+            wait: WaitStrategy::Park,
+            lease: Duration::from_secs(10),
+            stop_deadline: Duration::from_secs(60),
+            item_deadline: None,
+            latency: false,
+            persistent: PersistentThreadMode::Auto,
+            recovery: None,
+            on_detached_fault: None,
+            restore: None,
+            buffers: BTreeMap::new(),
+        }
+    }
+}
+
+impl SessionOptions {
+    /// The defaults.
+    pub fn new() -> SessionOptions {
+        SessionOptions::default()
+    }
+
+    /// Slots of the ring, a power of two; the megakernel's slot count by default.
+    pub fn slots(mut self, slots: u32) -> SessionOptions {
+        self.slots = Some(slots);
+        self
+    }
+
+    /// Bytes of the payload arena, a multiple of 16; by default 1 MiB if a handler binds the payload buffer,
+    /// and none otherwise.
+    pub fn arena_bytes(mut self, bytes: u32) -> SessionOptions {
+        self.arena_bytes = Some(bytes);
+        self
+    }
+
+    /// Entries of the IO queue, a power of two; 64 by default.
+    pub fn io_entries(mut self, entries: u32) -> SessionOptions {
+        self.io_entries = entries;
+        self
+    }
+
+    /// Workgroups to keep resident; by default as many as the backend can.
+    pub fn worker_groups(mut self, groups: u32) -> SessionOptions {
+        self.worker_groups = Some(groups);
+        self
+    }
+
+    /// How waits wait; parked by default.
+    pub fn wait_strategy(mut self, strategy: WaitStrategy) -> SessionOptions {
+        self.wait = strategy;
+        self
+    }
+
+    /// How long the kernel goes on without a sign of life from this process; 10 s by default.
+    pub fn lease(mut self, lease: Duration) -> SessionOptions {
+        self.lease = lease;
+        self
+    }
+
+    /// How long stopping waits for outstanding items before it abandons them; 60 s by default.
+    pub fn stop_deadline(mut self, deadline: Duration) -> SessionOptions {
+        self.stop_deadline = deadline;
+        self
+    }
+
+    /// The longest that one execution of an item may take; no limit by default.
+    pub fn item_deadline(mut self, deadline: Duration) -> SessionOptions {
+        self.item_deadline = Some(deadline);
+        self
+    }
+
+    /// Measures the latency of every item; off by default, because it reads the clock twice for each.
+    pub fn measure_latency(mut self) -> SessionOptions {
+        self.latency = true;
+        self
+    }
+
+    /// [`PersistentThreadMode::Disable`] refuses to start; the others start where the backend can.
+    pub fn persistent(mut self, mode: PersistentThreadMode) -> SessionOptions {
+        self.persistent = mode;
+        self
+    }
+
+    /// What to do about a device loss; by default what the megakernel does.
+    pub fn recovery(mut self, policy: MegakernelRecoveryPolicy) -> SessionOptions {
+        self.recovery = Some(policy);
+        self
+    }
+
+    /// Is told about forgotten and detached items that end in a fault, on whatever thread notices.
+    pub fn on_detached_fault(
+        mut self,
+        handler: impl Fn(u64, Completion) + Send + Sync + 'static,
+    ) -> SessionOptions {
+        self.on_detached_fault = Some(Box::new(handler));
+        self
+    }
+
+    /// Puts device state back after a loss, before anything is replayed. With it, items of replayable
+    /// handlers are replayed even if they touch volatile buffers. It runs while the session is held: it may
+    /// use what it is given, and nothing else of the session.
+    pub fn restore(
+        mut self,
+        hook: impl Fn(&Restore<'_>) -> Result<(), MegakernelError> + Send + Sync + 'static,
+    ) -> SessionOptions {
+        self.restore = Some(Arc::new(hook));
+        self
+    }
+
+    /// Binds a named buffer of the handlers to a new buffer with this content.
+    pub fn bind_bytes(mut self, name: impl Into<String>, content: impl Into<Vec<u8>>) -> SessionOptions {
+        self.buffers.insert(name.into(), BoundBuffer::Bytes(content.into()));
+        self
+    }
+
+    /// Binds a named buffer of the handlers to a new buffer of `elements` zeros.
+    pub fn bind_zeroed(mut self, name: impl Into<String>, elements: u64) -> SessionOptions {
+        self.buffers.insert(name.into(), BoundBuffer::Zeroed(elements));
+        self
+    }
+
+    /// Binds a named buffer of the handlers to a buffer that the caller made and keeps. After a device loss
+    /// the session goes on with a buffer of its own.
+    pub fn bind(mut self, name: impl Into<String>, buffer: BufferHandle) -> SessionOptions {
+        self.buffers.insert(name.into(), BoundBuffer::Handle(buffer));
+        self
+    }
+}
+
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionOptions")
+            .field("slots", &self.slots)
+            .field("arena_bytes", &self.arena_bytes)
+            .field("lease", &self.lease)
+            .field("recovery", &self.recovery)
+            .field("buffers", &self.buffers.keys())
+            .finish_non_exhaustive()
+    }
+}

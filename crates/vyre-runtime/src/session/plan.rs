@@ -1,0 +1,277 @@
+//! What a session is made from: programs, tables, and the regions and buffers that follow from them.
+
+use std::sync::Arc;
+
+use vyre_driver::layout::{RegionConfig, Section};
+use vyre_driver::region::SessionRegions;
+use vyre_driver::ring::SlotImage;
+use vyre_driver::{BackendError, BufferDesc, PersistentThreadMode, ResidentSpec, VyreBackend};
+use vyre_foundation::{BufferAccess, DataType, MemorySpace};
+
+use super::buffers::{Content, DeviceBuffers, Entry, Place, zeros};
+use super::options::{BoundBuffer, SessionOptions};
+use super::shared::ring_error;
+use crate::dfa::DfaTables;
+use crate::error::MegakernelError;
+use crate::handler::{Backing, HandlerBinding};
+use crate::item::{HandlerTable, ItemPrograms, SYSTEM_BUFFERS};
+use crate::opcode::SlotOpcode;
+use crate::recovery::MegakernelRecoveryPolicy;
+use crate::state::{StateLayout, debug_log, tenant_row};
+use crate::tenant::TenantTable;
+
+/// The binding through which handlers read the session's payload arena: `u8`, host-visible, read only.
+pub const PAYLOAD_BINDING: &str = "payload";
+
+/// Bytes of the arena if a handler wants one and the options do not say.
+const DEFAULT_ARENA_BYTES: u32 = 1 << 20;
+
+/// What a session takes from its megakernel.
+pub(crate) struct SessionPlan {
+    /// Where it runs.
+    pub(crate) backend: Arc<dyn VyreBackend>,
+    /// What runs.
+    pub(crate) programs: Arc<ItemPrograms>,
+    /// For whom.
+    pub(crate) tenants: Arc<TenantTable>,
+    /// The sizes of the tables.
+    pub(crate) layout: StateLayout,
+    /// The DFA tables.
+    pub(crate) dfa: Arc<DfaTables>,
+    /// Slots of the ring unless the options say otherwise.
+    pub(crate) slots: u32,
+    /// What to do about a loss unless the options say otherwise.
+    pub(crate) recovery: MegakernelRecoveryPolicy,
+}
+
+impl SessionPlan {
+    /// The handlers.
+    pub(super) fn handlers(&self) -> &HandlerTable {
+        self.programs.handlers()
+    }
+
+    /// Refuses what cannot be a session, before anything is made.
+    pub(super) fn check(&self, options: &SessionOptions) -> Result<(), MegakernelError> {
+        let unsupported = |what: &str, remedy: &str| {
+            let source = BackendError::Unsupported { what: what.to_owned(), remedy: remedy.to_owned() };
+            Err(MegakernelError::Backend { attempted: "start a session", source })
+        };
+        if options.persistent == PersistentThreadMode::Disable {
+            return unsupported(
+                "a session without persistent threads",
+                "use Auto or Force, or dispatch batches",
+            );
+        }
+        if !self.backend.capabilities().persistent {
+            return unsupported(
+                "a resident kernel on this backend",
+                "dispatch batches, or use another backend",
+            );
+        }
+        let slots = self.slots(options);
+        if !slots.is_power_of_two() {
+            return Err(MegakernelError::InvalidGeometry {
+                what: "the slot count of a session",
+                got: slots.into(),
+                expected: "a power of two",
+            });
+        }
+        options.buffers.keys().try_for_each(|name| self.check_destination(name))
+    }
+
+    /// Refuses an item that no handler runs, or that its tenant may not submit. The device checks again.
+    #[inline]
+    pub(super) fn check_image(&self, image: &SlotImage) -> Result<(), MegakernelError> {
+        let opcode = SlotOpcode::new(image.opcode);
+        if opcode.builtin().is_none() && self.handlers().get(opcode).is_none() {
+            return Err(MegakernelError::UnknownOpcode { opcode });
+        }
+        if !self.tenants.get(image.tenant)?.permits(opcode) {
+            return Err(MegakernelError::PermissionDenied { tenant: image.tenant, opcode });
+        }
+        Ok(())
+    }
+
+    /// Refuses the name of a buffer that is no handler's.
+    pub(super) fn check_destination(&self, name: &str) -> Result<(), MegakernelError> {
+        let known = self.handlers().bindings().iter().any(|binding| binding.name == name);
+        if known && name != PAYLOAD_BINDING {
+            return Ok(());
+        }
+        Err(MegakernelError::InvalidBinding {
+            binding: name.to_owned(),
+            problem: "no handler names it, or it is the session's own".to_owned(),
+            remedy: "use the name of a handler's binding",
+        })
+    }
+
+    /// The limit of every row of the tenant table.
+    pub(super) fn quotas(&self) -> Vec<u32> {
+        let limit = |tenant: u32| match u16::try_from(tenant).map(|tenant| self.tenants.get(tenant)) {
+            Ok(Ok(config)) => config.quota_limit().unwrap_or(tenant_row::UNLIMITED),
+            _ => tenant_row::UNLIMITED,
+        };
+        (0..self.tenants.row_count()).map(limit).collect()
+    }
+
+    fn slots(&self, options: &SessionOptions) -> u32 {
+        options.slots.unwrap_or(self.slots)
+    }
+
+    /// What the backend compiles.
+    pub(super) fn spec(&self, options: &SessionOptions) -> ResidentSpec {
+        let groups = options.worker_groups.unwrap_or(self.backend.capabilities().resident_workgroups);
+        self.programs.spec(groups.max(1))
+    }
+
+    /// The regions, laid out and with the tenant table in place.
+    pub(super) fn regions(&self, options: &SessionOptions) -> Result<SessionRegions, MegakernelError> {
+        let wants_arena = self.handlers().bindings().iter().any(|binding| binding.name == PAYLOAD_BINDING);
+        let default_arena = if wants_arena { DEFAULT_ARENA_BYTES } else { 0 };
+        let config = RegionConfig {
+            rings: vec![self.slots(options)],
+            tenant_bytes: u64::from(self.layout.tenants_words()) * 4,
+            arena_bytes: options.arena_bytes.unwrap_or(default_arena).into(),
+            io_entries: options.io_entries,
+            workers: self.spec(options).worker_groups,
+            mirror_bytes: u64::from(self.mirror_words()) * 4,
+        };
+        let regions = SessionRegions::create(&config).map_err(ring_error("lay out the session's regions"))?;
+        let words = self.tenants.encode(self.handlers());
+        regions
+            .h2d
+            .copy_in(regions.layout.tenants().offset, &to_bytes(&words))
+            .map_err(ring_error("write the tenant table"))?;
+        Ok(regions)
+    }
+
+    fn mirror_words(&self) -> u32 {
+        self.layout.usage_words() + debug_log::WORDS.next_multiple_of(4) + self.layout.counters_words()
+    }
+
+    /// All buffers in the order of declaration, not yet made.
+    pub(super) fn buffers(
+        &self,
+        options: &mut SessionOptions,
+        regions: &SessionRegions,
+    ) -> Result<DeviceBuffers, MegakernelError> {
+        let layout = self.layout;
+        let table = |name: &str, words: u32| BufferDesc::new(name, DataType::U32, words.into());
+        // The counters come last in the mirror area: their magic word says that the others are there.
+        let log_at = u64::from(layout.usage_words()) * 4;
+        let counters_at = log_at + u64::from(debug_log::WORDS.next_multiple_of(4)) * 4;
+        let mirrored = |last: Vec<u8>, d2h_offset: u64| Content::Mirrored { last, d2h_offset };
+        let mut counters = layout.header(0).to_vec();
+        counters.resize(layout.counters_words() as usize, 0);
+        let [counters_name, tenants, usage, windows, log, dfa] = SYSTEM_BUFFERS;
+        let dfa_words = self.dfa.words();
+        let mut entries = vec![
+            Entry::device(
+                table(counters_name, layout.counters_words()),
+                mirrored(to_bytes(&counters), counters_at),
+            ),
+            Entry { name: tenants.to_owned(), place: section(regions.layout.tenants()) },
+            Entry::device(table(usage, layout.usage_words()), mirrored(vec![0; log_at as usize], 0)),
+            Entry::device(table(windows, layout.windows_words()), Content::Volatile),
+            Entry::device(
+                table(log, debug_log::WORDS),
+                mirrored(vec![0; debug_log::WORDS as usize * 4], log_at),
+            ),
+            Entry::device(table(dfa, dfa_words.len() as u32), Content::HostCopy(to_bytes(dfa_words))),
+        ];
+        for binding in self.handlers().bindings() {
+            entries.push(if binding.name == PAYLOAD_BINDING {
+                check_payload_binding(binding)?;
+                Entry { name: binding.name.clone(), place: section(regions.layout.arena()) }
+            } else {
+                self.bound(binding, options.buffers.remove(&binding.name))?
+            });
+        }
+        Ok(DeviceBuffers::new(entries))
+    }
+
+    /// The buffer of one binding, bound or made of zeros.
+    fn bound(&self, binding: &HandlerBinding, to: Option<BoundBuffer>) -> Result<Entry, MegakernelError> {
+        let refuse = |problem: String, remedy| {
+            Err(MegakernelError::InvalidBinding { binding: binding.name.clone(), problem, remedy })
+        };
+        let size = binding.element.size() as u64;
+        let (elements, initial) = match to {
+            None if binding.min_len == 0 => {
+                return refuse(
+                    "nothing is bound to it".to_owned(),
+                    "bind a buffer when starting the session",
+                );
+            }
+            None => (u64::from(binding.min_len), None),
+            Some(BoundBuffer::Zeroed(elements)) => (elements, None),
+            Some(BoundBuffer::Bytes(bytes)) => {
+                let len = bytes.len() as u64;
+                if !len.is_multiple_of(size) {
+                    return refuse(
+                        format!("{len} bytes are no whole number of {} elements", binding.element),
+                        "bind whole elements",
+                    );
+                }
+                (len / size, Some(bytes))
+            }
+            Some(BoundBuffer::Handle(handle)) => {
+                if handle.element != binding.element || handle.len < binding.min_len.into() {
+                    return refuse(
+                        format!("{} elements of {} are bound to it", handle.len, handle.element),
+                        "bind a buffer of the declared element type and least length",
+                    );
+                }
+                return Entry::bound(
+                    &binding.name,
+                    handle,
+                    binding.space,
+                    binding.backing,
+                    self.backend.as_ref(),
+                );
+            }
+        };
+        if elements < binding.min_len.into() {
+            return refuse(
+                format!("{elements} elements are bound to it, {} declared", binding.min_len),
+                "bind at least the declared length",
+            );
+        }
+        let desc = BufferDesc::new(&binding.name, binding.element, elements).in_space(binding.space);
+        let content = match (binding.backing, initial) {
+            (Backing::HostBacked, Some(bytes)) => Content::HostCopy(bytes),
+            (Backing::HostBacked, None) => Content::HostCopy(zeros(&desc)?),
+            (Backing::Volatile, Some(bytes)) => Content::Initial(bytes),
+            (Backing::Volatile, None) => Content::Volatile,
+        };
+        Ok(Entry::device(desc, content))
+    }
+}
+
+fn section(section: Section) -> Place {
+    Place::HostToDevice { byte_offset: section.offset, byte_len: section.bytes }
+}
+
+fn check_payload_binding(binding: &HandlerBinding) -> Result<(), MegakernelError> {
+    let fits = binding.element == DataType::U8
+        && binding.space == MemorySpace::HostVisible
+        && binding.access == BufferAccess::Read;
+    if fits {
+        return Ok(());
+    }
+    Err(MegakernelError::InvalidBinding {
+        binding: binding.name.clone(),
+        problem: "it is the session's payload arena".to_owned(),
+        remedy: "declare it as `HandlerBinding::read(PAYLOAD_BINDING, DataType::U8)` in host-visible memory",
+    })
+}
+
+/// Words as little-endian bytes.
+pub(super) fn to_bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Little-endian bytes as words; bytes past the last whole word are left out.
+pub(super) fn to_words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}

@@ -1,0 +1,220 @@
+//! What a session does when its device is lost: save, rebuild, restore, replay or fail, start again.
+//!
+//! Every ticket that has no completion by the time the old kernel is gone is answered exactly once: by the
+//! next kernel, or by a fault that the host writes.
+//!
+//! | the ticket was submitted | its handler | answer |
+//! |---|---|---|
+//! | before the loss was noticed | replayable, and all it touches can be put back | it runs, once more at most |
+//! | before | declared replayable, but touches volatile state | fault, state lost |
+//! | before | not replayable, or replayed before | fault, device lost |
+//! | after | touches volatile state | fault, state lost |
+//! | after | any other | it runs, for the first time |
+//!
+//! "Can be put back" means host-backed buffers, or a restore hook that has run. A handler is never
+//! replayed because it *looks* idle: the host cannot see which tickets the old kernel had claimed.
+
+use std::sync::atomic::Ordering;
+
+use vyre_driver::protocol::opcode;
+use vyre_driver::ring::SlotImage;
+use vyre_driver::{BackendError, Fault, KernelState};
+
+use super::buffers::DeviceBuffers;
+use super::lifecycle::Control;
+use super::shared::{Gate, Shared, lock};
+use crate::error::MegakernelError;
+use crate::handler::Backing;
+use crate::item::HandlerTable;
+use crate::opcode::{BuiltinOpcode, SlotOpcode};
+use crate::packed;
+use crate::recovery::{Asked, MegakernelRecoveryPolicy};
+
+/// What a restore hook may do: put bytes back into the session's buffers.
+pub struct Restore<'a> {
+    shared: &'a Shared,
+}
+
+impl Restore<'_> {
+    /// Copies bytes into a buffer of the new generation, by its binding's name or a system buffer's.
+    ///
+    /// # Errors
+    ///
+    /// As [`upload`](super::PersistentSession::upload).
+    pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
+        lock(&self.shared.buffers).upload(self.shared.plan.backend.as_ref(), name, byte_offset, bytes)
+    }
+}
+
+/// Whether an item reads or writes what a loss destroys.
+pub(super) fn touches_volatile(handlers: &HandlerTable, image: &SlotImage) -> bool {
+    let one = |opcode: SlotOpcode| match opcode.builtin() {
+        Some(builtin) => matches!(
+            builtin,
+            BuiltinOpcode::StoreU32
+                | BuiltinOpcode::AtomicAdd
+                | BuiltinOpcode::LoadU32
+                | BuiltinOpcode::CompareSwap
+                | BuiltinOpcode::Memcpy
+                | BuiltinOpcode::BatchFence
+        ),
+        None => handlers.get(opcode).is_some_and(|(_, handler)| {
+            handler.bindings().iter().any(|binding| binding.backing == Backing::Volatile)
+        }),
+    };
+    let opcode = SlotOpcode::new(image.opcode);
+    match opcode.builtin() {
+        Some(BuiltinOpcode::PackedSlot) => match packed::decode(&image.args) {
+            Ok(ops) => ops.iter().any(|op| one(op.opcode())),
+            // It runs nothing but into a fault.
+            Err(_) => false,
+        },
+        _ => one(opcode),
+    }
+}
+
+impl Shared {
+    /// Deals with a loss of the device, or of the kernel, as the policy says. `Ok` if the session runs again.
+    pub(super) fn handle_loss(&self, control: &mut Control, reason: String) -> Result<(), MegakernelError> {
+        tracing::warn!(session = self.id, reason, "device lost");
+        let gone = self.bury(control);
+        let saved = self.turn_over(control, false);
+        control.lost = Some(reason.clone());
+        let lost = BackendError::DeviceLost { reason };
+        if let Err(error) = gone.and(saved) {
+            return Err(self.give_up(control, error));
+        }
+        match self.options.recovery {
+            MegakernelRecoveryPolicy::Off => {
+                Err(self.give_up(control, MegakernelError::backend("keep the session running")(lost)))
+            }
+            MegakernelRecoveryPolicy::Once => self.revive(control, Asked::ByPolicy),
+        }
+    }
+
+    /// Makes sure that nothing of the old kernel runs any more: it is reaped, or its backend says again that
+    /// its device is no more.
+    fn bury(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        let Some(kernel) = control.kernel.clone() else { return Ok(()) };
+        self.forget_kernel(control);
+        match kernel.reap(self.options.stop_deadline) {
+            Err(error) if !error.is_device_loss() => {
+                Err(MegakernelError::backend("reap the lost kernel")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves the session lost: every unanswered item ends in a fault, and later ones are refused.
+    pub(super) fn give_up(&self, control: &mut Control, error: MegakernelError) -> MegakernelError {
+        control.lost.get_or_insert_with(|| error.to_string());
+        self.forget_kernel(control);
+        self.set_gate(Gate::Lost);
+        self.fail_unanswered(Fault::DeviceLost);
+        error
+    }
+
+    /// Builds everything anew and starts again.
+    fn revive(&self, control: &mut Control, asked: Asked) -> Result<(), MegakernelError> {
+        match self.try_revive(control, asked) {
+            Ok(()) => {
+                control.lost = None;
+                self.recoveries.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                // A kernel that was started all the same must not go on behind our back.
+                let buried = self.bury(control);
+                Err(self.give_up(control, buried.err().unwrap_or(error)))
+            }
+        }
+    }
+
+    fn try_revive(&self, control: &mut Control, asked: Asked) -> Result<(), MegakernelError> {
+        // What is submitted from here on, no kernel has seen.
+        let head = self.ring.head();
+        let lost = self.pipeline.current().generation;
+        let spec = &self.spec;
+        self.pipeline
+            .rebuild(lost, asked, |backend| backend.compile_resident(spec))
+            .map_err(MegakernelError::backend("rebuild after a device loss"))?;
+        {
+            let mut buffers = lock(&self.buffers);
+            DeviceBuffers::forget(&mut buffers);
+            let made = buffers.create(self.plan.backend.as_ref());
+            made.map_err(MegakernelError::backend("make the session's buffers again"))?;
+        }
+        let restored = match &self.options.restore {
+            None => false,
+            Some(hook) => hook(&Restore { shared: self }).map(|()| true)?,
+        };
+        self.open_after_loss(restored);
+        self.sort_out(head, restored);
+        self.launch(control)
+    }
+
+    /// Lets items in again, as far as they were let in before the loss.
+    fn open_after_loss(&self, restored: bool) {
+        let reopened = if restored { Gate::Open } else { Gate::StateLost };
+        if matches!(self.gate(), Gate::Open | Gate::StateLost | Gate::Lost) {
+            self.set_gate(reopened);
+        }
+    }
+
+    /// Fails what may not run, and remembers what runs again.
+    fn sort_out(&self, head: u64, restored: bool) {
+        let handlers = self.plan.handlers();
+        let mut replayed = lock(&self.replayed);
+        let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
+        let mut faults = Vec::new();
+        self.ring.for_each_unacknowledged(|ticket, image| {
+            let volatile = !restored && touches_volatile(handlers, &image);
+            if ticket >= head {
+                if volatile {
+                    faults.push((ticket, Fault::StateLost));
+                }
+                return;
+            }
+            let Some(last) = replayed.get_mut((ticket & mask) as usize) else { return };
+            let again = *last == ticket.wrapping_add(1);
+            if again || !may_replay(handlers, &image) {
+                faults.push((ticket, Fault::DeviceLost));
+            } else if volatile {
+                faults.push((ticket, Fault::StateLost));
+            } else {
+                *last = ticket.wrapping_add(1);
+            }
+        });
+        for (ticket, fault) in faults {
+            if let Err(error) = self.ring.fail(ticket, fault) {
+                tracing::error!(%error, ticket, "a ticket was not failed after a device loss");
+            }
+        }
+    }
+
+    /// Recovers because somebody asked for it.
+    pub(super) fn recover_by_hand(&self) -> Result<(), MegakernelError> {
+        let mut control = lock(&self.control);
+        match self.gate() {
+            Gate::Stopping | Gate::Stopped => {
+                return Err(MegakernelError::SessionClosed { state: "was stopped" });
+            }
+            Gate::ShutDown => return Err(MegakernelError::SessionClosed { state: "was shut down" }),
+            Gate::Open | Gate::StateLost | Gate::ShuttingDown | Gate::Lost => {}
+        }
+        if control.lost.is_none() {
+            let state = control.kernel.as_ref().map(|kernel| kernel.state());
+            let Some(KernelState::Lost(reason)) = state else { return Ok(()) };
+            self.bury(&mut control)?;
+            self.turn_over(&mut control, false)?;
+            control.lost = Some(reason);
+        }
+        self.revive(&mut control, Asked::ByHand)
+    }
+}
+
+/// Whether an item may run twice, as far as its handler is concerned.
+fn may_replay(handlers: &HandlerTable, image: &SlotImage) -> bool {
+    // It does nothing but stop the session, and has not: the session was running.
+    image.opcode == opcode::SHUTDOWN || handlers.is_declared_replayable(image.opcode, &image.args)
+}

@@ -1,0 +1,223 @@
+//! The session's own threads: one that keeps it alive, and one for IO once there is something to serve.
+//!
+//! The first renews the lease, looks after the kernel, takes the mirrors over, and frees what nobody holds
+//! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The second
+//! exists because a read may take long, and a lease may not wait for it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vyre_driver::KernelState;
+use vyre_driver::io_queue::IoReply;
+use vyre_driver::view::HostView;
+use vyre_driver::wait::RECHECK;
+
+use super::lifecycle::Control;
+use super::options::DetachedFaultHandler;
+use super::plan::to_words;
+use super::shared::{Gate, Shared, lock};
+use crate::error::MegakernelError;
+use crate::item::SYSTEM_BUFFERS;
+use crate::state::header;
+
+/// How often the session looks after itself.
+const TICK: Duration = Duration::from_millis(1);
+/// How long the IO thread keeps looking without sleeping after it has served something.
+const BUSY: Duration = Duration::from_micros(200);
+
+/// The threads of a session.
+#[derive(Default)]
+pub(super) struct Service {
+    stop: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether the IO thread serves requests; until it does, the other one does.
+    io_thread: AtomicBool,
+}
+
+impl Service {
+    /// Starts the thread that looks after a session.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        on_detached_fault: Option<DetachedFaultHandler>,
+    ) -> Result<(), MegakernelError> {
+        let looked_after = Arc::clone(shared);
+        shared.service.spawn("vyre-session", move || {
+            while !looked_after.service.stop.load(Ordering::Acquire) {
+                looked_after.tick();
+                looked_after.report_detached(on_detached_fault.as_ref());
+                thread::park_timeout(TICK);
+            }
+            looked_after.report_detached(on_detached_fault.as_ref());
+        })
+    }
+
+    /// Starts the IO thread, if it is not there yet.
+    pub(super) fn start_io(shared: &Arc<Shared>) -> Result<(), MegakernelError> {
+        if shared.service.io_thread.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let served = Arc::clone(shared);
+        let spawned = shared.service.spawn("vyre-session-io", move || {
+            let mut last = Instant::now();
+            while !served.service.stop.load(Ordering::Acquire) {
+                if served.serve_io() {
+                    last = Instant::now();
+                } else if last.elapsed() < BUSY {
+                    thread::yield_now();
+                } else {
+                    thread::park_timeout(RECHECK);
+                }
+            }
+        });
+        if spawned.is_err() {
+            shared.service.io_thread.store(false, Ordering::Release);
+        }
+        spawned
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), MegakernelError> {
+        let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+        let thread = spawned.map_err(|source| MegakernelError::Thread { source })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Ends the threads and waits for them, except for the one that calls.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            thread.thread().unpark();
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of a session panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// One look at everything.
+    fn tick(&self) {
+        self.renew_lease();
+        match self.control.try_lock() {
+            Ok(mut control) => self.look_after(&mut control),
+            Err(TryLockError::Poisoned(poisoned)) => self.look_after(&mut poisoned.into_inner()),
+            // Whoever holds it is looking after the kernel.
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if self.any_detached.load(Ordering::Relaxed) {
+            // Frees what is detached and finished.
+            self.ring.counters();
+        }
+        if !self.service.io_thread.load(Ordering::Acquire) {
+            self.serve_io();
+        }
+    }
+
+    fn look_after(&self, control: &mut Control) {
+        let Some(kernel) = control.kernel.clone() else { return };
+        let outcome = match kernel.state() {
+            KernelState::Running => {
+                self.absorb_mirrors(&lock(&self.view));
+                return;
+            }
+            KernelState::ShutDown => {
+                self.end(control, Gate::ShutDown);
+                return;
+            }
+            // Its lease ran out: this process was stopped for a while.
+            KernelState::Stopped => {
+                self.forget_kernel(control);
+                self.relaunch(control)
+            }
+            KernelState::Lost(reason) => self.handle_loss(control, reason),
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.is_device_loss() && control.lost.is_none() => {
+                if let Err(error) = self.handle_loss(control, error.to_string()) {
+                    tracing::error!(session = self.id, %error, "a session lost its device");
+                }
+            }
+            Err(error) => {
+                tracing::error!(session = self.id, %error, "a session has no kernel any more");
+                if control.lost.is_none() {
+                    self.give_up(control, error);
+                }
+            }
+        }
+    }
+
+    /// Takes over what the kernel mirrors, once it has mirrored all of it. `view` is locked.
+    pub(super) fn absorb_mirrors(&self, view: &HostView) {
+        let [counters, _, usage, ..] = SYSTEM_BUFFERS;
+        let mut complete = false;
+        let mut buffers = lock(&self.buffers);
+        buffers.for_each_mirror(|name, at, last| {
+            let mut now = vec![0; last.len()];
+            if view.read_mirror(at, &mut now).is_err() {
+                return;
+            }
+            let words = to_words(&now);
+            if name == counters {
+                complete = words.get(header::MAGIC as usize) == Some(&header::MAGIC_VALUE);
+            }
+            if !complete {
+                return;
+            }
+            if name == counters {
+                lock(&self.counters).absorb(&words);
+            } else if name == usage {
+                lock(&self.usage).absorb(&words);
+            }
+            *last = now;
+        });
+    }
+
+    /// Serves every IO request there is; says whether there was any.
+    fn serve_io(&self) -> bool {
+        let queue = Arc::clone(&lock(&self.io_queue));
+        let requests: Vec<_> = std::iter::from_fn(|| queue.next_request()).collect();
+        if requests.is_empty() {
+            return false;
+        }
+        self.io_waiting.store(requests.len() as u64, Ordering::Relaxed);
+        for (number, request) in requests {
+            let reply = self.io.serve(&request, &mut |binding, at, bytes| {
+                lock(&self.buffers).upload(self.plan.backend.as_ref(), binding, at, bytes)
+            });
+            self.reply(&queue, number, reply);
+            self.io_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn reply(&self, queue: &Arc<vyre_driver::io_queue::HostIo>, number: u64, reply: IoReply) {
+        // Held while replying: the kernel that asked may be gone, and the next one numbers its requests from
+        // zero again.
+        let current = lock(&self.io_queue);
+        if !Arc::ptr_eq(&current, queue) {
+            return;
+        }
+        if let Err(error) = queue.reply(number, reply) {
+            tracing::warn!(%error, "an IO request was not answered");
+        }
+        drop(current);
+        if let Some(running) = self.kernel.load().as_ref() {
+            running.0.ring_doorbell();
+        }
+    }
+
+    /// Tells the user about detached items that faulted, while no lock is held.
+    fn report_detached(&self, handler: Option<&DetachedFaultHandler>) {
+        let faults = std::mem::take(&mut *lock(&self.detached_faults));
+        for (position, completion) in faults {
+            match handler {
+                Some(handler) => handler(position, completion),
+                None => tracing::warn!(position, code = completion.code(), "a detached item faulted"),
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! What all handles and tickets of a session share, and the path of an item through it.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use vyre_driver::arena::{Arena, ArenaRange};
+use vyre_driver::io_queue::HostIo;
+use vyre_driver::protocol::opcode;
+use vyre_driver::region::SharedRegion;
+use vyre_driver::ring::{Completion, RawTicket, RingError, RingProducer, SlotImage};
+use vyre_driver::view::HostView;
+use vyre_driver::wait::WaitStrategy;
+use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline, ResidentSpec};
+
+use super::buffers::DeviceBuffers;
+use super::lifecycle::Control;
+use super::options::RestoreHook;
+use super::plan::SessionPlan;
+use super::replay::touches_volatile;
+use super::service::Service;
+use super::window::Windows;
+use crate::error::MegakernelError;
+use crate::io_service::IoResources;
+use crate::opcode::SlotOpcode;
+use crate::recovery::{MegakernelRecoveryPolicy, Recoverable};
+use crate::telemetry::{Latency, Totals};
+
+/// Whether items may be submitted. Everything from [`Gate::Lost`] on means that nothing will claim them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Gate {
+    /// Yes.
+    Open = 0,
+    /// Only items that touch no volatile state: it was lost, and nobody has accepted that.
+    StateLost = 1,
+    /// A SHUTDOWN item was submitted.
+    ShuttingDown = 2,
+    /// The session is being stopped.
+    Stopping = 3,
+    /// The device is lost and was not recovered.
+    Lost = 4,
+    /// Stopped by a SHUTDOWN item.
+    ShutDown = 5,
+    /// Stopped.
+    Stopped = 6,
+}
+
+impl Gate {
+    pub(super) const fn from_byte(byte: u8) -> Gate {
+        match byte {
+            0 => Gate::Open,
+            1 => Gate::StateLost,
+            2 => Gate::ShuttingDown,
+            3 => Gate::Stopping,
+            4 => Gate::Lost,
+            5 => Gate::ShutDown,
+            _ => Gate::Stopped,
+        }
+    }
+
+    const fn describe(self) -> &'static str {
+        match self {
+            Gate::Open | Gate::StateLost => "runs",
+            Gate::ShuttingDown | Gate::ShutDown => "was shut down",
+            Gate::Stopping | Gate::Stopped => "was stopped",
+            Gate::Lost => "lost its device",
+        }
+    }
+}
+
+/// A running kernel, for those who ring its bell.
+pub(super) struct Running(pub(super) Arc<dyn ResidentKernel>);
+
+/// The state of a session.
+pub(super) struct Shared {
+    pub(super) id: u64,
+    pub(super) plan: SessionPlan,
+    pub(super) options: Settings,
+    pub(super) spec: ResidentSpec,
+    pub(super) pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
+    pub(super) h2d: Arc<SharedRegion>,
+    pub(super) tenants_at: u64,
+    pub(super) ring: RingProducer,
+    pub(super) arena: Arc<Arena>,
+    pub(super) gate: AtomicU8,
+    /// The device generation, for tickets.
+    pub(super) generation: AtomicU64,
+    pub(super) kernel: ArcSwapOption<Running>,
+    /// Held while the kernel is started, stopped or replaced. Taken before every other lock.
+    pub(super) control: Mutex<Control>,
+    /// The host's end of the current incarnation's regions. Held while mirrors are taken over; taken before
+    /// `buffers`.
+    pub(super) view: Mutex<HostView>,
+    pub(super) buffers: Mutex<DeviceBuffers>,
+    pub(super) quotas: Mutex<Vec<u32>>,
+    pub(super) windows: Windows,
+    pub(super) latency: Option<Latency>,
+    pub(super) counters: Mutex<Totals>,
+    pub(super) usage: Mutex<Totals>,
+    pub(super) starts: AtomicU64,
+    pub(super) recoveries: AtomicU64,
+    pub(super) io: IoResources,
+    pub(super) io_queue: Mutex<Arc<HostIo>>,
+    /// Requests fetched and not answered.
+    pub(super) io_waiting: AtomicU64,
+    pub(super) service: Service,
+    /// Detached items that ended in a fault, for the service thread to report.
+    pub(super) detached_faults: Arc<Mutex<Vec<(u64, Completion)>>>,
+    /// Whether any item was ever without a ticket, so that somebody has to look after those.
+    pub(super) any_detached: AtomicBool,
+    /// For each slot, one more than the last ticket replayed in it.
+    pub(super) replayed: Mutex<Vec<u64>>,
+}
+
+/// The options that outlive the start.
+pub(super) struct Settings {
+    pub(super) wait: WaitStrategy,
+    pub(super) lease: Duration,
+    pub(super) stop_deadline: Duration,
+    pub(super) item_deadline: Option<Duration>,
+    pub(super) recovery: MegakernelRecoveryPolicy,
+    pub(super) restore: Option<RestoreHook>,
+}
+
+/// Turns a ring's error into one of this crate that says what was attempted.
+pub(super) fn ring_error(attempted: &'static str) -> impl Fn(RingError) -> MegakernelError {
+    move |source| match source {
+        RingError::Deadline { waited_for, number, after } => {
+            MegakernelError::Deadline { waited_for: format!("{waited_for} {number}"), after }
+        }
+        source => MegakernelError::Ring { attempted, source },
+    }
+}
+
+/// Locks, whether or not another holder panicked: what these mutexes guard is consistent between any two
+/// statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a slot stops the session.
+fn is_shutdown(image: &SlotImage) -> bool {
+    image.opcode == opcode::SHUTDOWN && image.tenant == 0
+}
+
+impl Shared {
+    pub(super) fn gate(&self) -> Gate {
+        Gate::from_byte(self.gate.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_gate(&self, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::SeqCst);
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
+
+    /// Publishes all items or none; with tickets if `tracked`. Returns the first position.
+    #[inline]
+    pub(super) fn publish(
+        &self,
+        images: &[SlotImage],
+        payloads: Option<&mut [Option<ArenaRange>]>,
+        tracked: bool,
+    ) -> Result<u64, MegakernelError> {
+        let shutdown = self.admit(images)?;
+        let submitted_at = self.latency.as_ref().map(|latency| latency.now());
+        let published = match (payloads, tracked) {
+            (None, true) => self.ring.submit_batch(images).map(keep),
+            (None, false) => self.ring.submit_batch_detached(images),
+            (Some(payloads), true) => self.ring.submit_with(images, payloads).map(keep),
+            (Some(payloads), false) => self.ring.submit_detached_with(images, payloads),
+        };
+        let first = published.map_err(|error| self.submit_error(error))?;
+        let tickets = first..first.wrapping_add(images.len() as u64);
+        if let (Some(latency), Some(at)) = (&self.latency, submitted_at) {
+            latency.submitted(tickets.clone(), at);
+        }
+        if !tracked {
+            self.note_detached();
+        }
+        if shutdown {
+            // Whoever was faster gets an answer when the kernel has gone.
+            let _ = self.gate.compare_exchange(
+                Gate::Open as u8,
+                Gate::ShuttingDown as u8,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            );
+        }
+        if let Some(running) = self.kernel.load().as_ref() {
+            running.0.ring_doorbell();
+        }
+        // Pairs with the store of whoever closed the gate and then looked for items to fail: either it saw
+        // these, or we see the gate.
+        fence(Ordering::SeqCst);
+        if self.gate.load(Ordering::Relaxed) >= Gate::Lost as u8 {
+            self.fail_stranded(tickets);
+        }
+        Ok(first)
+    }
+
+    /// Checks items against handlers and tenants; says whether the last one stops the session.
+    #[inline]
+    fn admit(&self, images: &[SlotImage]) -> Result<bool, MegakernelError> {
+        for image in images {
+            self.plan.check_image(image)?;
+        }
+        if self.gate.load(Ordering::Relaxed) != Gate::Open as u8 {
+            self.refuse(images)?;
+        }
+        let mut stops = images.iter().map(is_shutdown);
+        let shutdown = stops.next_back().unwrap_or(false);
+        if stops.any(|stop| stop) {
+            return Err(MegakernelError::MalformedDescriptor {
+                what: "batch",
+                problem: "a SHUTDOWN stands before other items",
+                remedy: "make it the last item",
+            });
+        }
+        Ok(shutdown)
+    }
+
+    #[cold]
+    fn refuse(&self, images: &[SlotImage]) -> Result<(), MegakernelError> {
+        match self.gate() {
+            Gate::Open => Ok(()),
+            Gate::StateLost => {
+                let handlers = self.plan.handlers();
+                match images.iter().find(|image| touches_volatile(handlers, image)) {
+                    None => Ok(()),
+                    Some(image) => Err(MegakernelError::StateLost {
+                        opcode: SlotOpcode::new(image.opcode),
+                        generation: self.generation(),
+                    }),
+                }
+            }
+            closed => Err(MegakernelError::SessionClosed { state: closed.describe() }),
+        }
+    }
+
+    #[cold]
+    fn submit_error(&self, error: RingError) -> MegakernelError {
+        match error {
+            RingError::WouldBlock { oldest_untaken } => MegakernelError::RingFull {
+                capacity: self.ring.capacity().into(),
+                oldest_untaken: Some(oldest_untaken),
+            },
+            RingError::BatchTooLarge { len, capacity } => {
+                MegakernelError::BatchTooLarge { got: len, limit: capacity as usize }
+            }
+            other => ring_error("submit")(other),
+        }
+    }
+
+    /// Ends items that were published when nothing would claim them any more.
+    #[cold]
+    fn fail_stranded(&self, tickets: std::ops::Range<u64>) {
+        let control = lock(&self.control);
+        let gate = self.gate();
+        if gate >= Gate::Lost {
+            let fault = if gate == Gate::Lost { Fault::DeviceLost } else { Fault::Abandoned };
+            for ticket in tickets {
+                let _ = self.ring.fail(ticket, fault);
+            }
+        }
+        drop(control);
+    }
+
+    pub(super) fn note_detached(&self) {
+        if !self.any_detached.load(Ordering::Relaxed) {
+            self.any_detached.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The completion, if there is one, taken.
+    pub(super) fn take(&self, raw: RawTicket) -> Result<Option<Completion>, MegakernelError> {
+        let taken = self.ring.take_raw(raw).map_err(ring_error("take a ticket"))?;
+        if taken.is_some() {
+            self.acknowledged(raw.position());
+        }
+        Ok(taken)
+    }
+
+    /// Waits for the completion and takes it.
+    #[inline]
+    pub(super) fn wait(&self, raw: RawTicket, timeout: Duration) -> Result<Completion, MegakernelError> {
+        let waited = self.ring.wait_raw(raw, self.options.wait, timeout);
+        let completion = waited.map_err(ring_error("wait for a ticket"))?;
+        self.acknowledged(raw.position());
+        Ok(completion)
+    }
+
+    pub(super) fn acknowledged(&self, position: u64) {
+        if let Some(latency) = &self.latency {
+            latency.acknowledged(std::iter::once(position));
+        }
+    }
+
+    /// Whether a ticket has its answer, whoever holds it and whether or not it was taken.
+    pub(super) fn is_answered(&self, position: u64) -> bool {
+        !matches!(self.ring.poll_raw(self.ring.raw(position)), Ok(None))
+    }
+
+    /// Waits until every ticket submitted before the call has its answer.
+    pub(super) fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
+        let (started, head) = (Instant::now(), self.ring.head());
+        for position in head.saturating_sub(self.ring.capacity().into())..head {
+            while !self.is_answered(position) {
+                if started.elapsed() >= timeout {
+                    return Err(MegakernelError::Deadline {
+                        waited_for: format!("the completion of ticket {position}, to drain the session"),
+                        after: timeout,
+                    });
+                }
+                std::thread::sleep(vyre_driver::wait::RECHECK);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The position of tickets whose owner the caller makes.
+fn keep(tickets: vyre_driver::ring::Tickets<'_>) -> u64 {
+    let first = tickets.first();
+    tickets.for_each(|ticket| {
+        ticket.into_raw();
+    });
+    first
+}

@@ -1,0 +1,280 @@
+//! What a session measures about itself: who waits where, how many of what, and how long.
+//!
+//! Every number is counted by whoever did the thing: items and outcomes by the device, in counters that its
+//! kernel mirrors to the host at every heartbeat; tickets by the ring; latency by the thread that saw the
+//! acknowledgement. Nothing is computed from what ought to have happened. The device's counters are 32 bits
+//! wide and wrap; [`Totals`] widens them by looking more often than they can wrap.
+//!
+//! Latency costs two clock readings an item and is off unless asked for.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::error::MegakernelError;
+use crate::opcode::SlotOpcode;
+
+/// What a session measured up to one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TelemetrySnapshot {
+    /// Slots of the ring.
+    pub capacity: u32,
+    /// Tickets issued.
+    pub submitted: u64,
+    /// Tickets acknowledged: taken, reaped, or detached and seen to be over.
+    pub acknowledged: u64,
+    /// Where the others are.
+    pub occupancy: Occupancy,
+    /// Items that ended DONE on the device.
+    pub done: u64,
+    /// Items that ended in FAULT on the device.
+    pub faulted: u64,
+    /// Fences completed.
+    pub epoch: u64,
+    /// PRINTF records that found the debug log full.
+    pub log_lost: u64,
+    /// Items per opcode, built-in ones first, in the order of the handlers.
+    pub opcodes: Vec<OpcodeCount>,
+    /// Items per configured tenant.
+    pub tenants: Vec<TenantCount>,
+    /// Times from submission to acknowledgement, if the session measures them.
+    pub latency: Option<LatencySummary>,
+    /// Kernels started, the first one included.
+    pub starts: u64,
+    /// Device losses recovered from.
+    pub recoveries: u64,
+    /// Completions refused because no device that keeps to the protocol writes them.
+    pub violations: u64,
+}
+
+impl TelemetrySnapshot {
+    /// The part of the ring that is in use, from 0 to 1.
+    pub fn fill(&self) -> f64 {
+        self.occupancy.total() as f64 / f64::from(self.capacity.max(1))
+    }
+}
+
+/// How many slots are in each state. The states are read one after the other while everything moves, so the
+/// sum may be off by what moved meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Published and not seen claimed.
+    pub published: u64,
+    /// On a worker.
+    pub claimed: u64,
+    /// Waiting for an answer of the IO service.
+    pub waiting: u64,
+    /// Complete and not taken.
+    pub complete: u64,
+}
+
+impl Occupancy {
+    /// Slots in use.
+    pub const fn total(&self) -> u64 {
+        self.published + self.claimed + self.waiting + self.complete
+    }
+}
+
+/// Items of one opcode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpcodeCount {
+    /// The opcode.
+    pub opcode: SlotOpcode,
+    /// Items admitted.
+    pub items: u64,
+}
+
+/// Items of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantCount {
+    /// The tenant.
+    pub tenant: u16,
+    /// Items admitted: what its quota is compared with.
+    pub used: u64,
+    /// Items that ended DONE.
+    pub done: u64,
+    /// Items that ended in FAULT.
+    pub faulted: u64,
+}
+
+/// Times from submission to the moment the acknowledgement was seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatencySummary {
+    /// Items measured.
+    pub items: u64,
+    /// The shortest.
+    pub min: Duration,
+    /// The mean.
+    pub mean: Duration,
+    /// Half are no longer than this.
+    pub p50: Duration,
+    /// 90 % are no longer than this.
+    pub p90: Duration,
+    /// 99 % are no longer than this.
+    pub p99: Duration,
+    /// 99.9 % are no longer than this.
+    pub p999: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// 32-bit device counters, widened.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    last: Vec<u32>,
+    totals: Vec<u64>,
+}
+
+impl Totals {
+    /// For a table of `words` words, all zero on the device.
+    pub(crate) fn new(words: usize) -> Totals {
+        Totals { last: vec![0; words], totals: vec![0; words] }
+    }
+
+    /// Takes the table as it is now.
+    pub(crate) fn absorb(&mut self, now: &[u32]) {
+        for ((last, total), &now) in self.last.iter_mut().zip(&mut self.totals).zip(now) {
+            *total = total.wrapping_add(u64::from(now.wrapping_sub(*last)));
+            *last = now;
+        }
+    }
+
+    /// The device's table is zero again.
+    pub(crate) fn device_reset(&mut self) {
+        self.last.fill(0);
+    }
+
+    /// One total; zero past the end.
+    pub(crate) fn get(&self, word: u32) -> u64 {
+        self.totals.get(word as usize).copied().unwrap_or(0)
+    }
+}
+
+/// Bits of a stamp that hold nanoseconds: 78 hours before they repeat.
+const STAMP_BITS: u32 = 48;
+const STAMP: u64 = (1 << STAMP_BITS) - 1;
+/// Histograms, so that threads seldom meet at one.
+const SHARDS: usize = 8;
+/// The longest latency told apart from longer ones.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Measures submission to acknowledgement, ticket by ticket.
+pub(crate) struct Latency {
+    origin: Instant,
+    capacity: u64,
+    /// Per slot: the low bits of the lap, and when its ticket was submitted.
+    stamps: Vec<AtomicU64>,
+    shards: Vec<Mutex<Histogram<u64>>>,
+    next_shard: AtomicUsize,
+}
+
+impl Latency {
+    /// For a ring of `capacity` slots.
+    pub(crate) fn new(capacity: u32) -> Result<Latency, MegakernelError> {
+        let shards: Result<Vec<_>, _> = (0..SHARDS)
+            .map(|_| Histogram::new_with_max(LONGEST.as_nanos() as u64, 3).map(Mutex::new))
+            .collect();
+        let shards = shards.map_err(|_| MegakernelError::InvalidGeometry {
+            what: "the range of the latency histogram in nanoseconds",
+            got: LONGEST.as_nanos() as u64,
+            expected: "a range that hdrhistogram accepts",
+        })?;
+        Ok(Latency {
+            origin: Instant::now(),
+            capacity: u64::from(capacity.max(1)),
+            stamps: (0..capacity.max(1)).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            shards,
+            next_shard: AtomicUsize::new(0),
+        })
+    }
+
+    /// Nanoseconds since the session started.
+    pub(crate) fn now(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    /// Notes when `tickets` were submitted.
+    pub(crate) fn submitted(&self, tickets: impl Iterator<Item = u64>, at: u64) {
+        for ticket in tickets {
+            if let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) {
+                stamp.store((ticket / self.capacity) << STAMP_BITS | at & STAMP, Ordering::Release);
+            }
+        }
+    }
+
+    /// Counts tickets seen acknowledged now. One whose stamp is not there yet is not counted.
+    pub(crate) fn acknowledged(&self, tickets: impl Iterator<Item = u64>) {
+        let now = self.now() & STAMP;
+        let mine = self.next_shard.fetch_add(1, Ordering::Relaxed);
+        let free = (0..SHARDS).filter_map(|n| self.shards.get((mine + n) % SHARDS)?.try_lock().ok()).next();
+        let locked = free
+            .or_else(|| Some(self.shards.get(mine % SHARDS)?.lock().unwrap_or_else(PoisonError::into_inner)));
+        let Some(mut histogram) = locked else { return };
+        for ticket in tickets {
+            let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) else { continue };
+            let stamp = stamp.load(Ordering::Acquire);
+            let lap = (ticket / self.capacity) << STAMP_BITS >> STAMP_BITS;
+            if stamp >> STAMP_BITS == lap & (u64::MAX >> STAMP_BITS) {
+                histogram.saturating_record(now.wrapping_sub(stamp & STAMP) & STAMP);
+            }
+        }
+    }
+
+    /// What was measured up to now.
+    pub(crate) fn summary(&self) -> LatencySummary {
+        let mut all: Option<Histogram<u64>> = None;
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut all {
+                None => all = Some(shard.clone()),
+                // All have the same range, so nothing is out of it.
+                Some(all) => drop(all.add(&*shard)),
+            }
+        }
+        let at = |quantile| all.as_ref().map_or(0, |all| all.value_at_quantile(quantile));
+        LatencySummary {
+            items: all.as_ref().map_or(0, Histogram::len),
+            min: Duration::from_nanos(all.as_ref().map_or(0, Histogram::min)),
+            mean: Duration::from_nanos(all.as_ref().map_or(0.0, Histogram::mean) as u64),
+            p50: Duration::from_nanos(at(0.5)),
+            p90: Duration::from_nanos(at(0.9)),
+            p99: Duration::from_nanos(at(0.99)),
+            p999: Duration::from_nanos(at(0.999)),
+            max: Duration::from_nanos(all.as_ref().map_or(0, Histogram::max)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_survive_wraps_and_resets_of_the_device() {
+        let mut totals = Totals::new(2);
+        totals.absorb(&[5, u32::MAX]);
+        totals.absorb(&[9, 4]);
+        totals.device_reset();
+        totals.absorb(&[2, 1]);
+        assert_eq!((totals.get(0), totals.get(1), totals.get(2)), (11, (1 << 32) + 4 + 1, 0));
+    }
+
+    #[test]
+    fn latency_counts_a_ticket_only_by_a_stamp_of_its_own_lap() {
+        let latency = Latency::new(4).expect("in range");
+        latency.submitted([0, 1, 6].into_iter(), latency.now());
+        latency.acknowledged([0, 1, 6].into_iter());
+        // Never stamped, and stamped in another lap.
+        latency.acknowledged([3, 2, 4].into_iter());
+        let summary = latency.summary();
+        assert_eq!(summary.items, 3);
+        assert!(summary.min <= summary.p50 && summary.p50 <= summary.max);
+        // The low 16 bits of the lap repeat; what counts is that neighbours differ.
+        latency.submitted([4 << 16].into_iter(), latency.now());
+        latency.acknowledged([4 << 16].into_iter());
+        assert_eq!(latency.summary().items, 4);
+    }
+}
