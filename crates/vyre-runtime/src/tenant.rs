@@ -81,6 +81,11 @@ impl TenantConfig {
         self.quota
     }
 
+    /// The opcodes it may use, if they are limited; nothing otherwise.
+    pub(crate) fn permitted(&self) -> impl Iterator<Item = SlotOpcode> {
+        self.permitted.iter().flatten().copied()
+    }
+
     /// Whether it may use an opcode.
     pub fn permits(&self, opcode: SlotOpcode) -> bool {
         self.permitted.as_ref().is_none_or(|permitted| permitted.contains(&opcode))

@@ -19,6 +19,7 @@ pub use window::{WINDOW_PAYLOAD_WORDS, WindowClass, WindowDescriptor};
 use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::ring::SlotImage;
 
+use crate::batch::{SLOT_BYTES, ring};
 use crate::error::MegakernelError;
 
 /// Something that becomes slots, all or none.
@@ -32,6 +33,20 @@ pub trait Publish {
     ///
     /// The first rule broken.
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError>;
+
+    /// Writes as many slots of a batch ring as there are in the descriptor; nothing unless all is well.
+    ///
+    /// # Errors
+    ///
+    /// The first rule broken.
+    fn encode(&self, into: &mut [[u8; SLOT_BYTES]]) -> Result<(), MegakernelError> {
+        let mut places = into.iter_mut();
+        self.publish(&mut |image| {
+            if let Some(place) = places.next() {
+                ring::encode(place, ring::tags(image), &image.args);
+            }
+        })
+    }
 
     /// The slots.
     ///

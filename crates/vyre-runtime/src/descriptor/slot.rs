@@ -5,6 +5,7 @@ use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::ring::SlotImage;
 
 use super::{Publish, padded};
+use crate::batch::{SLOT_BYTES, ring};
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
 
@@ -99,6 +100,15 @@ impl Publish for SlotDescriptor {
 
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
         sink(&self.to_image()?);
+        Ok(())
+    }
+
+    #[inline]
+    fn encode(&self, into: &mut [[u8; SLOT_BYTES]]) -> Result<(), MegakernelError> {
+        let image = self.to_image()?;
+        if let [place] = into {
+            ring::encode(place, ring::tags(&image), &image.args);
+        }
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::ring::SlotImage;
 
 use super::{BatchDescriptor, Priority, Publish, SlotDescriptor};
+use crate::batch::{SLOT_BYTES, ring};
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
 
@@ -148,7 +149,7 @@ impl WindowDescriptor {
     }
 
     /// Opcode, tenant and flags of every slot, arguments zero; and the arguments of each.
-    pub(crate) fn parts(&self) -> Result<(SlotImage, &[[u32; ARG_WORDS]]), MegakernelError> {
+    fn parts(&self) -> Result<(SlotImage, &[[u32; ARG_WORDS]]), MegakernelError> {
         self.check()?;
         let image = SlotImage {
             opcode: self.opcode.wire(),
@@ -192,6 +193,15 @@ impl Publish for WindowDescriptor {
         let (image, entries) = self.parts()?;
         for &args in entries {
             sink(&SlotImage { args, ..image });
+        }
+        Ok(())
+    }
+
+    fn encode(&self, into: &mut [[u8; SLOT_BYTES]]) -> Result<(), MegakernelError> {
+        let (image, entries) = self.parts()?;
+        let tags = ring::tags(&image);
+        for (place, args) in into.iter_mut().zip(entries) {
+            ring::encode(place, tags, args);
         }
         Ok(())
     }

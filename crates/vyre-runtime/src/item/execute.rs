@@ -33,6 +33,8 @@ pub(crate) struct ItemFunctions {
     pub(crate) execute: FunctionHandle,
     /// `(tenant, status)`: counts an item that ended.
     pub(crate) count: FunctionHandle,
+    /// Opcodes that may stand in a packed slot, sorted.
+    pub(crate) packable: Vec<u32>,
 }
 
 /// A handler as the lane program knows it.
@@ -86,7 +88,10 @@ pub(crate) fn item_functions(
     let packing = Packing::add(program, &lookup, &permitted);
     let parts = Parts { lookup, permitted, charge, count, run, packing };
     let execute = program.add_function(execute(&parts, buffers));
-    Ok(ItemFunctions { execute, count: parts.count })
+    let packable = targets.iter().filter(|target| target.flags & PACKABLE != 0 && target.opcode < 256);
+    let mut packable: Vec<u32> = packable.map(|target| target.opcode).collect();
+    packable.sort_unstable();
+    Ok(ItemFunctions { execute, count: parts.count, packable })
 }
 
 /// Adds the function that runs an admitted item of workgroup granularity: from [`ITEM_PARAMS`] to

@@ -27,5 +27,5 @@ pub use handlers::HandlerTable;
 pub use programs::ItemPrograms;
 
 pub(crate) use body::ItemScope;
-pub(crate) use buffers::{ItemBuffers, declare};
-pub(crate) use execute::{ItemFunctions, item_functions, workgroup_functions};
+pub(crate) use buffers::{BATCH_PREFIX, declare};
+pub(crate) use execute::{item_functions, workgroup_functions};

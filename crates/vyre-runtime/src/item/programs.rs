@@ -10,6 +10,7 @@ use vyre_foundation::{Granularity, MemorySpace, ValidatedProgram};
 use super::body::ItemScope;
 use super::{HandlerTable, declare, item_functions, workgroup_functions};
 use crate::error::MegakernelError;
+use crate::opcode::SlotOpcode;
 
 /// The validated programs that give items their meaning, and the handlers they were made from. Both declare
 /// [`SYSTEM_BUFFERS`](super::SYSTEM_BUFFERS), then [`HandlerTable::bindings`].
@@ -18,6 +19,7 @@ pub struct ItemPrograms {
     lane: ValidatedProgram,
     workgroup: Option<ValidatedProgram>,
     workgroup_opcodes: Vec<u32>,
+    packable: Vec<u32>,
     handlers: Arc<HandlerTable>,
 }
 
@@ -52,7 +54,7 @@ impl ItemPrograms {
                     .map_err(|source| MegakernelError::Validation { program: "workgroup item", source })?,
             );
         }
-        Ok(ItemPrograms { lane, workgroup, workgroup_opcodes, handlers })
+        Ok(ItemPrograms { lane, workgroup, workgroup_opcodes, packable: functions.packable, handlers })
     }
 
     /// The program run once per item.
@@ -68,6 +70,11 @@ impl ItemPrograms {
     /// Opcodes that the workgroup program serves, sorted.
     pub fn workgroup_opcodes(&self) -> &[u32] {
         &self.workgroup_opcodes
+    }
+
+    /// Whether an opcode may stand in a packed slot.
+    pub fn is_packable(&self, opcode: impl Into<SlotOpcode>) -> bool {
+        self.packable.binary_search(&opcode.into().wire()).is_ok()
     }
 
     /// The handlers.
