@@ -73,7 +73,7 @@ fn contradiction(kind: ProgramKind, buffer: &BufferDecl) -> Option<(&'static str
         }
         (MemorySpace::Workgroup, BufferAccess::Read | BufferAccess::Write) => Some((
             "a workgroup buffer must be read and written, as nobody else does either",
-            "declare it readwrite",
+            "declare it read_write",
         )),
         (MemorySpace::Workgroup, _) if buffer.len == 0 => {
             Some(("a workgroup buffer has no elements", "give it a length of at least 1"))

@@ -24,7 +24,7 @@ impl<'p> Checker<'p, '_> {
         self.expect("the index", index, ScalarType::U32);
         let buffer = self.buffer(buffer)?;
         if buffer.access == BufferAccess::Write {
-            self.refuse(buffer, "write", "loaded from", "declare it readwrite");
+            self.refuse(buffer, "write", "loaded from", "declare it read_write");
         }
         Some(buffer.element.scalar())
     }
@@ -34,7 +34,7 @@ impl<'p> Checker<'p, '_> {
         let found = self.expr(value);
         let Some(buffer) = self.buffer(buffer) else { return };
         if buffer.access == BufferAccess::Read {
-            self.refuse(buffer, "read", "stored to", "declare it readwrite");
+            self.refuse(buffer, "read", "stored to", "declare it read_write");
         }
         self.same_type("the value stored", Some(buffer.element.scalar()), found);
     }
@@ -101,16 +101,16 @@ impl<'p> Checker<'p, '_> {
         }
         match (&atomic.op, buffer.access) {
             (AtomicOp::Load, BufferAccess::Write) => {
-                self.refuse(buffer, "write", "loaded from", "declare it readwrite");
+                self.refuse(buffer, "write", "loaded from", "declare it read_write");
             }
             (AtomicOp::Store(_), BufferAccess::Read) => {
-                self.refuse(buffer, "read", "stored to", "declare it readwrite");
+                self.refuse(buffer, "read", "stored to", "declare it read_write");
             }
             (AtomicOp::Rmw(..) | AtomicOp::CompareExchange { .. }, access) => {
                 let attempted = "changed by a read-modify-write";
                 match access {
-                    BufferAccess::Read => self.refuse(buffer, "read", attempted, "declare it readwrite"),
-                    BufferAccess::Write => self.refuse(buffer, "write", attempted, "declare it readwrite"),
+                    BufferAccess::Read => self.refuse(buffer, "read", attempted, "declare it read_write"),
+                    BufferAccess::Write => self.refuse(buffer, "write", attempted, "declare it read_write"),
                     BufferAccess::ReadWrite if buffer.space == MemorySpace::HostVisible => {
                         let remedy = "use a global buffer: a read-modify-write never crosses the bus";
                         self.refuse(buffer, "host-visible", attempted, remedy);

@@ -188,8 +188,8 @@ impl<'p> Walk<'p> {
                 ends.push(self.block(default, Step::Default, inside));
                 return self.join(control, inside, &ends);
             }
-            Node::For { var, start, end, body, .. } => {
-                self.feed(start, local(*var));
+            // The counter differs where its start does, and is seen only where that decides who is there.
+            Node::For { start, end, body, .. } => {
                 let head = self.under(control, &[start, end]);
                 return self.repeat(control, head, body);
             }

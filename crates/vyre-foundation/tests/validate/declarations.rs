@@ -201,6 +201,12 @@ fn i07_workgroup_buffers() {
             "program: 49154 bytes of workgroup memory, and the limit is 49152; make the workgroup buffers smaller",
         ],
     );
+    let mut both = declared(BufferAccess::ReadWrite, 24 * 1024, DataType::U8);
+    both.buffers.push(both.buffers[0].clone());
+    both.buffers[1].name = "c".into();
+    assert_eq!(accept(both.clone()).facts().workgroup_bytes, 48 * 1024);
+    both.buffers[0].len += 1;
+    refuse_with(both, "49153 bytes of workgroup memory");
     refuse_with(declared(BufferAccess::ReadWrite, 0, DataType::U8), "a workgroup buffer has no elements");
     for access in [BufferAccess::Read, BufferAccess::Write] {
         refuse_with(declared(access, 1, DataType::U8), "a workgroup buffer must be read and written");
@@ -247,6 +253,9 @@ fn i22_a_kernel_takes_and_returns_nothing() {
            buffers",
         ],
     );
+    let mut p = ProgramBuilder::kernel("test");
+    p.item_entry([], [U32], |f, []| f.ret(1));
+    refuse_with(p.finish(), "has 0 parameters and 1 results");
     let mut p = ProgramBuilder::item("test", Granularity::Lane);
     p.item_entry([("x", F32), ("y", F32)], [F32, U32], |f, [x, y]| f.ret((x.fma(y, 1.0), 1)));
     accept(p.finish());

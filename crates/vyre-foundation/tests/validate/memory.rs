@@ -46,11 +46,11 @@ fn i15_buffers_are_used_as_declared() {
     accept(with(BOTH, &store));
     refuse(
         with(WRITE, &load),
-        &["entry main / body[0]: `b` is declared write, so it cannot be loaded from; declare it readwrite"],
+        &["entry main / body[0]: `b` is declared write, so it cannot be loaded from; declare it read_write"],
     );
     refuse(
         with(READ, &store),
-        &["entry main / body[0]: `b` is declared read, so it cannot be stored to; declare it readwrite"],
+        &["entry main / body[0]: `b` is declared read, so it cannot be stored to; declare it read_write"],
     );
     // The length of any buffer may be asked for.
     for access in [READ, WRITE, BOTH] {
@@ -70,7 +70,7 @@ fn i15_buffers_are_used_as_declared() {
             if allowed.contains(&access) {
                 accept(program);
             } else {
-                refuse_with(program, &format!("so it cannot be {attempted}; declare it readwrite"));
+                refuse_with(program, &format!("so it cannot be {attempted}; declare it read_write"));
             }
         }
     }

@@ -392,6 +392,14 @@ fn i14_returns_and_calls_fit() {
         }),
         "arguments: 1 given, 2 needed",
     );
+    // A local of the function called is no parameter.
+    refuse_with(
+        kernel_with(|p, _| {
+            let g = p.function("g", [], [], |f, []| ignore(f.let_("x", 1.0)));
+            p.entry(|f| ignore(f.call(&g, 1)));
+        }),
+        "arguments: 1 given, 0 needed",
+    );
     refuse_with(
         calling(|f| {
             let (a, b) = (f.local("a", U32, false), f.local("b", F32, false));
