@@ -233,17 +233,34 @@ fn depth_is_limited() {
 /// Far deeper than anything else can handle, so it must not be dropped recursively either.
 #[test]
 fn printing_what_is_too_deep_ends() {
-    let mut body = Vec::new();
-    for _ in 0..10_000 {
-        body = vec![Node::Block(body)];
+    let one = Expr::Literal(Literal::Bool(true));
+    let block: fn(Vec<Node>, &Expr) -> Node = |body, _| Node::Block(body);
+    let chain: fn(Vec<Node>, &Expr) -> Node =
+        |otherwise, one| Node::If { condition: one.clone(), then: vec![], otherwise };
+    for enclose in [block, chain] {
+        let mut program = parse(&program("")).expect("a program");
+        for _ in 0..100_000 {
+            program.entry.body = vec![enclose(program.entry.body, &one)];
+        }
+        assert!(print(&program).contains("?too_deep"));
+        assert_eq!(wire::encode(&program), Err(wire::WireError::TooDeep));
+        let mut body = program.entry.body;
+        while let Some(Node::Block(inner) | Node::If { otherwise: inner, .. }) = body.pop() {
+            body = inner;
+        }
     }
-    let mut program = parse(&program("")).expect("a program");
-    program.entry.body = body;
-    assert!(print(&program).contains("?too_deep"));
-    assert_eq!(wire::encode(&program), Err(wire::WireError::TooDeep));
-    let mut body = std::mem::take(&mut program.entry.body);
-    while let Some(Node::Block(inner)) = body.pop() {
-        body = inner;
+}
+
+/// The first program of the reference is one, and prints as it stands there.
+#[test]
+fn the_reference_is_right() {
+    let reference = include_str!("../../../docs/vir.md");
+    let (_, from_program) =
+        reference.split_once("```vir\n// Adds one to every element.\n").expect("the example");
+    let (example, _) = from_program.split_once("```").expect("its end");
+    assert_eq!(print(&parse(example).expect("a program")), example);
+    for word in vyre_foundation::names::RESERVED_WORDS {
+        assert!(reference.contains(word), "docs/vir.md does not mention `{word}`");
     }
 }
 
