@@ -17,6 +17,7 @@ use crate::flat::Flat;
 use crate::lower::lower;
 use crate::memory::Budget;
 use crate::pool::Pool;
+use crate::resident::Pipeline;
 
 /// Workgroups along each axis of a grid. Linear ids of all invocations fit a `u64`.
 pub(crate) const MAX_GRID: [u32; 3] = [0xFF_FFFF, 0xFFFF, 0x3FF];
@@ -144,8 +145,7 @@ impl VyreBackend for CpuBackend {
     }
 
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
-        let _ = spec;
-        Err(BackendError::Unsupported { what: "resident".into(), remedy: "wait".into() })
+        Ok(Arc::new(Pipeline::compile(Arc::clone(&self.inner), spec)?))
     }
 
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {

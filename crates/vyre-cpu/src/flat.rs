@@ -188,7 +188,7 @@ pub(crate) enum Code {
     IfElse,
     /// Activates b; without any, goes to t.
     Else,
-    /// Activates a.
+    /// Activates those in a that have not ended. None may be left if the wave was told to stop.
     EndIf,
     /// Activates those in a that are still in b and have not ended; without any, goes to t.
     Restore,

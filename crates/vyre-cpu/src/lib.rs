@@ -12,6 +12,7 @@
 //! | `exec` | executing waves and workgroups |
 //! | `memory`, `buffers` | buffers, what programs see of them, handles and bindings |
 //! | `dispatch`, `pool` | grids over threads |
+//! | `resident` | kernels that stay, fed through a ring |
 //! | `backend` | the driver's traits |
 //!
 //! Absent on purpose: opcodes and tenants (those are IR, made by the runtime), a just-in-time compiler (it will
@@ -25,5 +26,6 @@ mod flat;
 mod lower;
 mod memory;
 mod pool;
+mod resident;
 
 pub use backend::{CpuBackend, CpuConfig};

@@ -1,5 +1,7 @@
 //! The executor's loop, and control flow.
 
+use vyre_driver::protocol::TRAP_DEADLINE;
+
 use super::Poll;
 use super::alu::lanes_where;
 use super::wave::{Bank, Registers, Wave};
@@ -28,14 +30,14 @@ pub(crate) enum Exit {
     WorkgroupBarrier,
     /// It waits for the others of the dispatch.
     GridBarrier,
-    /// It was told to stop; the lanes that had not ended are where they are.
-    Stopped,
 }
 
-/// Executes a wave from where it is until it ends or suspends itself.
+/// Executes a wave from where it is until it ends or suspends itself. When told to stop, the lanes that are
+/// in a loop trap with [`TRAP_DEADLINE`] at its next back edge; other lanes go on to their own next one.
 pub(crate) fn run<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_>) -> Exit {
     if env.views.len() < wave.flat.buffers.len() {
-        return Exit::Stopped;
+        // Without its buffers it cannot begin. The rooms above bind all of them.
+        return Exit::Ended;
     }
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
@@ -52,7 +54,6 @@ fn run_avx2<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'
     execute(wave, env, poll)
 }
 
-/// The lanes `from` without those that never were or have ended.
 #[inline(always)]
 fn first_lane(lanes: u32) -> usize {
     lanes.trailing_zeros() as usize
@@ -64,9 +65,6 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
     let code = flat.code.as_slice();
     let registers = wave.registers();
     let (mut at, mut active, mut alive) = (wave.at as usize, wave.active, wave.alive);
-    if poll.is_stopped() {
-        return Exit::Stopped;
-    }
     let exit = loop {
         // SAFETY: verification says that the program starts, jumps, and falls through only to instructions
         // that exist.
@@ -104,7 +102,7 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
                     at = inst.t as usize;
                 }
             }
-            Code::EndIf => active = registers.mask(inst.a),
+            Code::EndIf => active = registers.mask(inst.a) & alive,
             Code::Restore => {
                 active = registers.mask(inst.a) & registers.mask(inst.b) & alive;
                 if active == 0 {
@@ -131,9 +129,12 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
             Code::LoopBack => {
                 active = registers.mask(inst.b) & alive;
                 if active != 0 {
-                    at = inst.t as usize;
                     if poll.is_stopped() {
-                        break Exit::Stopped;
+                        trap(wave.trap_state(), active, &[TRAP_DEADLINE; W]);
+                        alive &= !active;
+                        active = 0;
+                    } else {
+                        at = inst.t as usize;
                     }
                 }
             }
@@ -152,9 +153,12 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
                 active = registers.mask(inst.c) & alive & advance(&registers, inst);
                 registers.set_mask(inst.c, active);
                 if active != 0 {
-                    at = inst.t as usize;
                     if poll.is_stopped() {
-                        break Exit::Stopped;
+                        trap(wave.trap_state(), active, &[TRAP_DEADLINE; W]);
+                        alive &= !active;
+                        active = 0;
+                    } else {
+                        at = inst.t as usize;
                     }
                 }
             }
@@ -173,13 +177,7 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
                 at = registers.mask(inst.b) as usize;
             }
             Code::Trap => {
-                let codes: &[u32; W] = registers.row(inst.a);
-                for lane in 0..W {
-                    if active >> lane & 1 != 0 {
-                        wave.trap_codes[lane] = codes[lane];
-                    }
-                }
-                wave.trapped |= active;
+                trap(wave.trap_state(), active, registers.row(inst.a));
                 alive &= !active;
                 active = 0;
             }
@@ -221,6 +219,17 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
     };
     (wave.at, wave.active, wave.alive) = (at as u32, active, alive);
     exit
+}
+
+/// Notes that lanes trap, and with which codes.
+#[cold]
+fn trap<const W: usize>((trapped, codes): (&mut u32, &mut [u32; W]), lanes: u32, with: &[u32; W]) {
+    for lane in 0..W {
+        if lanes >> lane & 1 != 0 {
+            codes[lane] = with[lane];
+        }
+    }
+    *trapped |= lanes;
 }
 
 /// Adds the step to a loop's counter; yields the lanes where the loop goes on.

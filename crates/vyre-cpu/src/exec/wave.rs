@@ -57,8 +57,8 @@ pub(crate) struct Wave<const W: usize> {
     /// The lanes that have neither ended nor trapped.
     pub(super) alive: u32,
     /// The lanes that trapped, each with its code.
-    pub(super) trapped: u32,
-    pub(super) trap_codes: [u32; W],
+    trapped: u32,
+    trap_codes: [u32; W],
 }
 
 impl<const W: usize> Wave<W> {
@@ -164,6 +164,28 @@ impl<const W: usize> Wave<W> {
                 }
             }
             Place::Word(_) | Place::Long(_) => (0..W).for_each(|lane| self.set(place, lane, value)),
+        }
+    }
+
+    /// The lanes that trapped, and with which codes.
+    pub(super) fn trap_state(&mut self) -> (&mut u32, &mut [u32; W]) {
+        (&mut self.trapped, &mut self.trap_codes)
+    }
+
+    /// Gives the first lanes of a register values, as [`Wave::set`] does.
+    pub(crate) fn set_lanes(&mut self, place: Place, values: impl Iterator<Item = u64>) {
+        match place {
+            Place::Word(register) => {
+                let row = self.words.rows_mut().get_mut(usize::from(register));
+                row.into_iter().flatten().zip(values).for_each(|(slot, value)| *slot = value as u32);
+            }
+            Place::Long(register) => {
+                let row = self.longs.rows_mut().get_mut(usize::from(register));
+                row.into_iter().flatten().zip(values).for_each(|(slot, value)| *slot = value);
+            }
+            Place::Mask(_) => {
+                values.take(W).enumerate().for_each(|(lane, value)| self.set(place, lane, value))
+            }
         }
     }
 

@@ -1,11 +1,13 @@
 //! A workgroup: its waves, one after the other, and what they share.
 
+use std::iter;
 use std::sync::Arc;
 
+use vyre_foundation::{MemorySpace, ProgramKind};
+
 use super::{Env, Exit, Poll, Wave, run};
-use crate::flat::Flat;
+use crate::flat::{Flat, Place};
 use crate::memory::{Keep, Memory, View};
-use vyre_foundation::MemorySpace;
 
 /// How far a workgroup got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +20,12 @@ pub(crate) enum Progress {
     Stopped,
 }
 
-/// The state of one workgroup at a time. A program that never suspends needs the registers of one wave only.
+/// The state of one workgroup at a time. A kernel that never suspends needs the registers of one wave only.
 pub(crate) struct Workgroup<const W: usize> {
     flat: Arc<Flat>,
     waves: Vec<Wave<W>>,
+    /// Whether there is a wave for all invocations.
+    whole: bool,
     /// Whether each wave has ended, once begun.
     ended: Vec<bool>,
     views: Vec<View>,
@@ -38,7 +42,8 @@ impl<const W: usize> Workgroup<W> {
     /// State for workgroups of this program over these views, one for each declared buffer; those of
     /// workgroup buffers are replaced. `None` if there is no memory.
     pub(crate) fn new(flat: &Arc<Flat>, views: &[View]) -> Option<Workgroup<W>> {
-        let waves = if flat.suspends { Self::waves_of(flat) } else { 1 };
+        let whole = Self::needs_all_waves(flat);
+        let waves = if whole { Self::waves_of(flat) } else { 1 };
         let mut views = views.to_vec();
         let (memory, layout) = workgroup_memory(flat)?;
         if let Some(memory) = &memory {
@@ -52,6 +57,7 @@ impl<const W: usize> Workgroup<W> {
         Some(Workgroup {
             flat: Arc::clone(flat),
             waves: (0..waves).map(|_| Wave::new(Arc::clone(flat))).collect(),
+            whole,
             ended: vec![false; waves],
             views,
             memory,
@@ -62,17 +68,28 @@ impl<const W: usize> Workgroup<W> {
 
     /// Bytes that the state of one workgroup takes.
     pub(crate) fn bytes(flat: &Flat) -> u64 {
-        let waves = if flat.suspends { Self::waves_of(flat) } else { 1 };
+        let waves = if Self::needs_all_waves(flat) { Self::waves_of(flat) } else { 1 };
         waves as u64 * Wave::<W>::bytes(flat) + workgroup_bytes(flat)
+    }
+
+    /// Waves that wait for each other keep their registers meanwhile, and an item's first wave keeps its
+    /// results until the others have ended.
+    fn needs_all_waves(flat: &Flat) -> bool {
+        flat.suspends || flat.kind != ProgramKind::Kernel
     }
 
     fn waves_of(flat: &Flat) -> usize {
         (flat.invocations() as usize).div_ceil(W)
     }
 
-    /// The wave that runs the first invocations.
-    pub(crate) fn first_wave(&mut self) -> Option<&mut Wave<W>> {
-        self.waves.first_mut()
+    /// Gives a register the same value in all invocations. Once begun, and before it is run.
+    pub(crate) fn set(&mut self, place: Place, value: u64) {
+        self.waves.iter_mut().for_each(|wave| wave.set_lanes(place, iter::repeat(value)));
+    }
+
+    /// A register of the first invocation.
+    pub(crate) fn get(&self, place: Place) -> u64 {
+        self.waves.first().map_or(0, |wave| wave.get(place, 0))
     }
 
     /// Gets ready to run a workgroup from the start.
@@ -82,7 +99,7 @@ impl<const W: usize> Workgroup<W> {
             memory.clear();
         }
         self.ended.fill(false);
-        if self.flat.suspends {
+        if self.whole {
             for (index, wave) in self.waves.iter_mut().enumerate() {
                 wave.begin(lanes_of::<W>(&self.flat, index));
             }
@@ -91,7 +108,7 @@ impl<const W: usize> Workgroup<W> {
 
     /// Runs until all invocations have ended, or wait for other workgroups.
     pub(crate) fn run(&mut self, poll: &mut Poll<'_>) -> (Progress, LocalTrap) {
-        if self.flat.suspends { self.run_suspending(poll) } else { self.run_through(poll) }
+        if self.whole { self.run_suspending(poll) } else { self.run_through(poll) }
     }
 
     fn run_through(&mut self, poll: &mut Poll<'_>) -> (Progress, LocalTrap) {
@@ -101,9 +118,9 @@ impl<const W: usize> Workgroup<W> {
             wave.begin(lanes_of::<W>(&self.flat, index));
             let first = (index * W) as u32;
             let env = Env { views: &self.views, workgroup: self.workgroup, grid: self.grid, first };
-            let exit = run(wave, &env, poll);
+            run(wave, &env, poll);
             trap = trap.or_else(|| wave.first_trap().map(|(lane, code)| (first + lane, code)));
-            if exit == Exit::Stopped {
+            if poll.is_stopped() {
                 return (Progress::Stopped, trap);
             }
         }
@@ -114,7 +131,6 @@ impl<const W: usize> Workgroup<W> {
         let progress = loop {
             let mut waiting = false;
             let mut at_grid_barrier = false;
-            let mut stopped = false;
             for (index, (wave, ended)) in self.waves.iter_mut().zip(&mut self.ended).enumerate() {
                 if *ended {
                     continue;
@@ -125,11 +141,10 @@ impl<const W: usize> Workgroup<W> {
                     Exit::Ended => *ended = true,
                     Exit::WorkgroupBarrier => waiting = true,
                     Exit::GridBarrier => at_grid_barrier = true,
-                    Exit::Stopped => stopped = true,
                 }
             }
             // Barriers are uniform in a valid program, so waves never wait at different ones.
-            if stopped {
+            if poll.is_stopped() {
                 break Progress::Stopped;
             } else if at_grid_barrier {
                 break Progress::GridBarrier;

@@ -1,0 +1,168 @@
+//! Resident kernels: worker threads that are fed through a ring, live, until they are told to stop.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | here | compiling and starting: everything that can be refused is refused here |
+//! | `kernel` | the handle, the phases of a kernel's life, the pulse |
+//! | `ring` | one ring: claiming by kind, and which tickets are complete |
+//! | `runner` | running item programs on waves, and what came out |
+//! | `worker` | a worker's loop |
+//! | `parking` | what waits without a worker: fences, IO, items to run again, shutdown |
+//!
+//! Absent on purpose: what an opcode means, tenants, quotas. That is the item program.
+
+mod kernel;
+mod parking;
+mod ring;
+mod runner;
+mod worker;
+
+use std::sync::Arc;
+
+use vyre_driver::io_queue::DeviceIo;
+use vyre_driver::protocol::{ITEM_PARAMS, ITEM_RESULTS};
+use vyre_driver::ring::RingError;
+use vyre_driver::view::DeviceView;
+use vyre_driver::wait::{Notifier, Waiter};
+use vyre_driver::{
+    BackendError, Generation, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
+};
+use vyre_foundation::{
+    BufferDecl, Granularity, MemorySpace, Program, ProgramKind, ScalarType, ValidatedProgram,
+};
+
+use crate::backend::{Inner, compile};
+use crate::buffers::{GENERATION, Source};
+use crate::flat::Flat;
+use kernel::{Control, Kernel, Mirrors, Shared};
+use parking::Parking;
+use ring::Ring;
+use runner::Programs;
+
+/// A megakernel compiled for residency.
+pub(crate) struct Pipeline {
+    inner: Arc<Inner>,
+    lane: Arc<Flat>,
+    workgroup: Option<Arc<Flat>>,
+    workgroup_opcodes: Vec<u32>,
+    worker_groups: u32,
+}
+
+impl Pipeline {
+    /// Checks that the programs fit together, and compiles them.
+    pub(crate) fn compile(inner: Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
+        check_item(&spec.lane, Granularity::Lane)?;
+        if let Some(workgroup) = &spec.workgroup {
+            check_item(workgroup, Granularity::Workgroup)?;
+            let bound = |program: &ValidatedProgram| -> Vec<BufferDecl> {
+                let buffers = program.program().buffers.iter();
+                buffers.filter(|decl| decl.space != MemorySpace::Workgroup).cloned().collect()
+            };
+            if bound(&spec.lane) != bound(workgroup) {
+                return Err(BackendError::invalid(
+                    "workgroup",
+                    format!("`{}` with other buffers than `{}`", name(workgroup), name(&spec.lane)),
+                    "the same declarations in the same order, workgroup memory apart",
+                ));
+            }
+        } else if let Some(opcode) = spec.workgroup_opcodes.first() {
+            let expected = "a workgroup program to run it, or no workgroup opcodes";
+            return Err(BackendError::invalid("workgroup_opcodes", opcode, expected));
+        }
+        if !spec.workgroup_opcodes.is_sorted() {
+            let got = format!("{:?}", spec.workgroup_opcodes);
+            return Err(BackendError::invalid("workgroup_opcodes", got, "a sorted list"));
+        }
+        if spec.worker_groups == 0 {
+            return Err(BackendError::invalid("worker_groups", 0, "at least one"));
+        }
+        Ok(Pipeline {
+            inner,
+            lane: Arc::new(compile(&spec.lane)?),
+            workgroup: spec.workgroup.as_ref().map(compile).transpose()?.map(Arc::new),
+            workgroup_opcodes: spec.workgroup_opcodes.clone(),
+            worker_groups: spec.worker_groups,
+        })
+    }
+}
+
+impl ResidentPipeline for Pipeline {
+    fn generation(&self) -> Generation {
+        GENERATION
+    }
+
+    fn start(&self, request: StartRequest) -> Result<Arc<dyn ResidentKernel>, BackendError> {
+        let regions = &request.regions;
+        let sources: Vec<Source<'_>> = request
+            .bindings
+            .iter()
+            .map(|binding| match *binding {
+                ResidentBinding::Buffer(binding) => Source::Buffer(binding),
+                ResidentBinding::HostToDevice { byte_offset, byte_len } => {
+                    Source::Region { region: &regions.h2d, offset: byte_offset, bytes: byte_len }
+                }
+            })
+            .collect();
+        let lane_buffers = self.inner.buffers.bind(&self.lane.buffers, &sources)?;
+        let workgroup = match &self.workgroup {
+            Some(flat) => Some((Arc::clone(flat), self.inner.buffers.bind(&flat.buffers, &sources)?)),
+            None => None,
+        };
+        let mirrors = Mirrors::new(&self.inner.buffers, regions, &request.mirrors)?;
+        // Writing the d2h header comes last of what can fail for reasons of the caller's.
+        let view = DeviceView::new(regions).map_err(refused)?;
+        let rings = (0_u32..).zip(regions.layout.rings());
+        let rings = rings.map(|(index, layout)| Ring::new(regions, index, layout)).collect::<Result<_, _>>();
+        let workers = (self.inner.threads as u64)
+            .min(u64::from(self.worker_groups))
+            .min(u64::from(regions.layout.config().workers));
+        let shared = Arc::new(Shared {
+            programs: Programs {
+                lane: Arc::clone(&self.lane),
+                lane_buffers,
+                workgroup,
+                workgroup_opcodes: self.workgroup_opcodes.clone(),
+                item_deadline: request.item_deadline,
+            },
+            rings: rings.map_err(refused)?,
+            completed: Notifier::completion(regions).map_err(refused)?,
+            idle: Waiter::doorbell(regions).map_err(refused)?,
+            io: DeviceIo::new(regions).map_err(refused)?,
+            view,
+            control: Control::new(),
+            parking: Parking::new(),
+            mirrors,
+            lease: request.lease,
+        });
+        // A device that cannot write h2d cannot ring its own bell; its workers look often enough.
+        let doorbell = Notifier::doorbell(regions).ok();
+        Kernel::launch(shared, doorbell, workers as u32)
+    }
+}
+
+fn name(program: &ValidatedProgram) -> &str {
+    &program.program().name
+}
+
+fn check_item(program: &ValidatedProgram, granularity: Granularity) -> Result<(), BackendError> {
+    let Program { name, kind, entry, .. } = program.program();
+    let params: Vec<ScalarType> =
+        entry.locals.iter().take(entry.params as usize).map(|local| local.ty).collect();
+    if *kind != ProgramKind::Item(granularity) {
+        let expected = format!("an item of {granularity:?} granularity");
+        return Err(BackendError::invalid("program", format!("`{name}`, {kind:?}"), expected));
+    }
+    if params != ITEM_PARAMS || entry.results != ITEM_RESULTS {
+        return Err(BackendError::invalid(
+            "program",
+            format!("`{name}` from {params:?} to {:?}", entry.results),
+            "the parameters and results of an item",
+        ));
+    }
+    Ok(())
+}
+
+/// Regions that this backend cannot use.
+fn refused(error: RingError) -> BackendError {
+    BackendError::invalid("regions", error, "the two regions of a session, d2h fresh and writable")
+}

@@ -1,0 +1,189 @@
+//! Running item programs, and what comes out.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vyre_driver::io_queue::IoRequest;
+use vyre_driver::protocol::{ARG_WORDS, Fault, Status, TRAP_DEADLINE};
+use vyre_driver::ring::{Completion, SlotImage};
+
+use crate::buffers::Bound;
+use crate::exec::{Env, Poll, Wave, Workgroup, run, width_for};
+use crate::flat::{Flat, Place};
+
+/// Most items that run together.
+pub(super) const BATCH: usize = 32;
+
+/// The item programs of a kernel over its buffers.
+pub(super) struct Programs {
+    pub(super) lane: Arc<Flat>,
+    pub(super) lane_buffers: Bound,
+    pub(super) workgroup: Option<(Arc<Flat>, Bound)>,
+    /// Opcodes that a workgroup runs, sorted.
+    pub(super) workgroup_opcodes: Vec<u32>,
+    pub(super) item_deadline: Option<Duration>,
+}
+
+impl Programs {
+    /// Whether an item is run by a whole workgroup, once the lane program has admitted it.
+    pub(super) fn is_for_workgroup(&self, opcode: u32) -> bool {
+        self.workgroup.is_some() && self.workgroup_opcodes.binary_search(&opcode).is_ok()
+    }
+}
+
+/// What one run of an item led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It has ended.
+    Ended(Completion),
+    /// It is to be run again with these arguments.
+    Again([u32; ARG_WORDS]),
+    /// It waits for the host.
+    WaitsFor(IoRequest),
+}
+
+/// A worker's waves, made when first needed.
+#[derive(Default)]
+pub(super) struct Runner {
+    one: Option<Wave<1>>,
+    eight: Option<Wave<8>>,
+    full: Option<Wave<{ BATCH }>>,
+    narrow_workgroup: Option<Workgroup<8>>,
+    workgroup: Option<Workgroup<{ BATCH }>>,
+}
+
+impl Runner {
+    /// Runs up to [`BATCH`] items, one a lane; `outcomes` gets one for each, in order.
+    pub(super) fn run_lanes(
+        &mut self,
+        programs: &Programs,
+        items: &[(u64, SlotImage)],
+        stop: &dyn Fn() -> bool,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        match width_for(items.len() as u32) {
+            1 => lanes(&mut self.one, programs, items, stop, outcomes),
+            8 => lanes(&mut self.eight, programs, items, stop, outcomes),
+            _ => lanes(&mut self.full, programs, items, stop, outcomes),
+        }
+    }
+
+    /// Runs one item on a whole workgroup.
+    pub(super) fn run_workgroup(
+        &mut self,
+        programs: &Programs,
+        item: &(u64, SlotImage),
+        stop: &dyn Fn() -> bool,
+    ) -> Outcome {
+        let Some((flat, buffers)) = &programs.workgroup else {
+            return Outcome::Ended(Completion::fault(Fault::UnknownOpcode));
+        };
+        let deadline = programs.item_deadline;
+        if flat.invocations() <= 8 {
+            whole(&mut self.narrow_workgroup, flat, buffers, deadline, item, stop)
+        } else {
+            whole(&mut self.workgroup, flat, buffers, deadline, item, stop)
+        }
+    }
+}
+
+fn lanes<const W: usize>(
+    wave: &mut Option<Wave<W>>,
+    programs: &Programs,
+    items: &[(u64, SlotImage)],
+    stop: &dyn Fn() -> bool,
+    outcomes: &mut Vec<Outcome>,
+) {
+    let flat = &programs.lane;
+    let wave = wave.get_or_insert_with(|| Wave::new(Arc::clone(flat)));
+    wave.begin(items.len() as u32);
+    for (index, &place) in flat.params.iter().enumerate() {
+        wave.set_lanes(place, items.iter().map(|item| param(index, item)));
+    }
+    // Lanes in a loop when the time is over end there. The others have waited for them, and get as long.
+    let until = Cell::new(programs.item_deadline.and_then(|limit| Instant::now().checked_add(limit)));
+    let expired = || {
+        if stop() {
+            return true;
+        }
+        let expired = until.get().is_some_and(|until| Instant::now() >= until);
+        if expired {
+            until.set(programs.item_deadline.and_then(|limit| Instant::now().checked_add(limit)));
+        }
+        expired
+    };
+    let env = Env { views: &programs.lane_buffers.views, workgroup: [0; 3], grid: [1; 3], first: 0 };
+    run(wave, &env, &mut Poll::new(&expired));
+    outcomes.extend(items.iter().enumerate().map(|(lane, (_, image))| match wave.trap(lane) {
+        Some(code) => Outcome::Ended(trapped(code)),
+        None => outcome(&flat.results, image.tenant, |place| wave.get(place, lane)),
+    }));
+}
+
+fn whole<const W: usize>(
+    workgroup: &mut Option<Workgroup<W>>,
+    flat: &Arc<Flat>,
+    buffers: &Bound,
+    limit: Option<Duration>,
+    item: &(u64, SlotImage),
+    stop: &dyn Fn() -> bool,
+) -> Outcome {
+    if workgroup.is_none() {
+        *workgroup = Workgroup::new(flat, &buffers.views);
+    }
+    let Some(workgroup) = workgroup else {
+        // The system has no memory for the workgroup's own; there is no code for that.
+        return Outcome::Ended(Completion::fault(Fault::Abandoned));
+    };
+    workgroup.begin([0; 3], [1; 3]);
+    for (index, &place) in flat.params.iter().enumerate() {
+        workgroup.set(place, param(index, item));
+    }
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let expired = || stop() || until.is_some_and(|until| Instant::now() >= until);
+    match workgroup.run(&mut Poll::new(&expired)) {
+        (_, Some((_, code))) => Outcome::Ended(trapped(code)),
+        (_, None) => outcome(&flat.results, item.1.tenant, |place| workgroup.get(place)),
+    }
+}
+
+/// The value of a parameter: opcode, tenant, flags, ticket, then the arguments.
+fn param(index: usize, (ticket, image): &(u64, SlotImage)) -> u64 {
+    match index {
+        0 => u64::from(image.opcode),
+        1 => u64::from(image.tenant),
+        2 => u64::from(image.flags),
+        3 => *ticket,
+        index => image.args.get(index - 4).map_or(0, |&arg| u64::from(arg)),
+    }
+}
+
+fn trapped(code: u32) -> Completion {
+    Completion::fault(if code == TRAP_DEADLINE { Fault::Deadline } else { Fault::Trap(code) })
+}
+
+/// Whether a run was cut short rather than ended.
+pub(super) fn was_stopped(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Ended(completion) if completion.as_fault() == Some(Fault::Deadline))
+}
+
+/// Believes the results of an item program only as far as they make sense.
+fn outcome(results: &[Place], tenant: u16, get: impl Fn(Place) -> u64) -> Outcome {
+    let word = |index: usize| results.get(index).map_or(0, |&place| get(place));
+    let words = || std::array::from_fn(|index| word(3 + index) as u32);
+    let malformed = Outcome::Ended(Completion::fault(Fault::Malformed));
+    match u16::try_from(word(0)).ok().and_then(Status::from_word) {
+        Some(Status::Requeue) => Outcome::Again(words()),
+        Some(Status::WaitIo) => {
+            let [operation, source, destination, low, high, bytes, ..]: [u32; ARG_WORDS] = words();
+            if operation == 0 {
+                return malformed;
+            }
+            let offset = u64::from(high) << 32 | u64::from(low);
+            Outcome::WaitsFor(IoRequest { operation, tenant, source, destination, offset, bytes })
+        }
+        Some(status) => Completion::new(status, word(1) as u32, word(2)).map_or(malformed, Outcome::Ended),
+        None => malformed,
+    }
+}
