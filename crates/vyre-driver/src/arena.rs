@@ -118,6 +118,11 @@ pub struct ArenaRange {
 /// A range without its arena, as a ring keeps it.
 pub(crate) struct PackedRange(pub(crate) u64);
 
+impl PackedRange {
+    /// No range: past every number given out.
+    pub(crate) const NONE: PackedRange = PackedRange(u32::MAX as u64);
+}
+
 impl ArenaRange {
     /// First byte, counted from the beginning of the arena: what an item's `input_offset` says.
     pub fn offset(&self) -> u64 {

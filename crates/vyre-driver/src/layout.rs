@@ -281,6 +281,13 @@ impl RegionLayout {
         Ok(layout)
     }
 
+    /// Whether the h2d region carries the header that belongs to this layout.
+    pub fn check_h2d_header(&self, region: &SharedRegion) -> Result<(), RingError> {
+        let header = copy_header(region)?;
+        expect(&header, H2D_MAGIC)?;
+        compare_all(&header, &self.h2d_fields())
+    }
+
     /// Whether the d2h region carries the header that belongs to this layout.
     pub fn check_d2h_header(&self, region: &SharedRegion) -> Result<(), RingError> {
         let header = copy_header(region)?;

@@ -294,6 +294,11 @@ impl SessionRegions {
         Ok(SessionRegions { h2d: Arc::new(h2d), d2h: Arc::new(d2h), layout: Arc::new(layout) })
     }
 
+    /// The host's end of the same regions: d2h mapped read-only, so that no mistake here can write it.
+    pub fn for_host(&self) -> Result<SessionRegions, RingError> {
+        Ok(SessionRegions { d2h: Arc::new(self.d2h.read_only()?), ..self.clone() })
+    }
+
     /// The same h2d region with a new, empty d2h region, for the next incarnation.
     pub fn fresh_d2h(&self) -> Result<SessionRegions, RingError> {
         let d2h = SharedRegion::create(self.layout.d2h_bytes())?;

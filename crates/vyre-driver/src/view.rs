@@ -127,15 +127,8 @@ pub struct DeviceView {
 impl DeviceView {
     /// The device's end: checks the h2d header against the layout and writes the d2h header.
     pub fn new(regions: &SessionRegions) -> Result<DeviceView, RingError> {
-        let layout = layout::RegionLayout::read_h2d_header(&regions.h2d)?;
-        if layout != *regions.layout {
-            return Err(RingError::Header {
-                field: "region bytes",
-                got: layout.h2d_bytes(),
-                expected: regions.layout.h2d_bytes(),
-            });
-        }
-        layout.write_d2h_header(&regions.d2h)?;
+        regions.layout.check_h2d_header(&regions.h2d)?;
+        regions.layout.write_d2h_header(&regions.d2h)?;
         Ok(DeviceView { regions: regions.clone() })
     }
 

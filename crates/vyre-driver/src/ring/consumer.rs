@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
 
 use crossbeam_utils::CachePadded;
 
-use super::memory::{Cells, LoadWord, MappedCells, Memory, Shared, StoreWord};
+use super::image::SlotWords;
+use super::memory::{Cells, LoadWord, MappedCells, Memory, Shared, StoreWord, laps};
 use super::{Completion, RingError, SlotImage};
 use crate::region::SessionRegions;
 use crate::sync::{AtomicU64, Ordering};
@@ -85,8 +86,9 @@ impl Iterator for Claims {
 impl ExactSizeIterator for Claims {}
 
 /// What is in a slot for the ticket that looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
-    Published(SlotImage),
+    Published,
     Unpublished,
     /// The ticket was acknowledged without this consumer, and its slot reused.
     Past,
@@ -152,16 +154,35 @@ impl<M: Memory> RingConsumer<M> {
     /// Whether the next ticket can be claimed now: what a consumer looks at before it parks.
     pub fn is_ready(&self) -> bool {
         let ticket = self.tail();
-        self.is_marked(ticket) || !matches!(self.read(ticket), Slot::Unpublished)
+        let (slot, mut image) = (self.slots.group(ticket), SlotImage::default());
+        self.is_marked(ticket) || Self::read(slot, ticket >> self.shift, &mut image) != Slot::Unpublished
     }
 
     /// The next item, if one is published.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&self) -> Option<Claimed> {
-        let mut images = [SlotImage::default()];
-        let ticket = self.claim_while(&mut images, |_| true).next()?;
-        let [image] = images;
-        Some(Claimed { ticket, image })
+        let mut image = SlotImage::default();
+        let mut ticket = self.tail.load(Ordering::Relaxed);
+        loop {
+            let slot = if ticket < self.skip_end && self.is_marked(ticket) {
+                Slot::Past
+            } else {
+                Self::read(self.slots.group(ticket), ticket >> self.shift, &mut image)
+            };
+            if slot == Slot::Unpublished {
+                return None;
+            }
+            // Orderings: as in `claim_while`.
+            let next = ticket.wrapping_add(1);
+            match self.tail.compare_exchange_weak(ticket, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) if slot == Slot::Published => {
+                    let ticket = ClaimedTicket { consumer: self.id, position: ticket };
+                    return Some(Claimed { ticket, image });
+                }
+                Ok(_) => ticket = next,
+                Err(now) => ticket = now,
+            }
+        }
     }
 
     /// Claims as many items in a row as are published and fit.
@@ -179,23 +200,7 @@ impl<M: Memory> RingConsumer<M> {
     ) -> Claims {
         let mut first = self.tail.load(Ordering::Relaxed);
         loop {
-            let (mut count, mut skip) = (0, false);
-            for image in images.iter_mut() {
-                let ticket = first.wrapping_add(count as u64);
-                if ticket < self.skip_end && self.is_marked(ticket) {
-                    skip = count == 0;
-                    break;
-                }
-                match self.read(ticket) {
-                    Slot::Published(found) if wanted(&found) => *image = found,
-                    Slot::Published(_) | Slot::Unpublished => break,
-                    Slot::Past => {
-                        skip = count == 0;
-                        break;
-                    }
-                }
-                count += 1;
-            }
+            let (count, skip) = self.read_in_a_row(first, images, &mut wanted);
             if count == 0 && !skip {
                 return Claims { consumer: self.id, next: first, left: 0 };
             }
@@ -209,6 +214,41 @@ impl<M: Memory> RingConsumer<M> {
                 Err(now) => first = now,
             }
         }
+    }
+
+    /// Copies published and wanted items from `first` on, and says how many, or that `first` is to be
+    /// skipped.
+    #[inline]
+    fn read_in_a_row(
+        &self,
+        first: u64,
+        images: &mut [SlotImage],
+        wanted: &mut impl FnMut(&SlotImage) -> bool,
+    ) -> (usize, bool) {
+        let most = images.len().min(self.capacity as usize);
+        let most = if first < self.skip_end { self.unmarked(first, most) } else { most };
+        if most == 0 {
+            return (0, !images.is_empty());
+        }
+        let mut count = 0;
+        let mut images = images.iter_mut();
+        for (lap, part) in laps(first, most, self.shift) {
+            let slots = self.slots.groups().get(part).unwrap_or_default();
+            for (slot, image) in slots.iter().zip(&mut images) {
+                match Self::read(slot, lap, image) {
+                    Slot::Published if wanted(image) => count += 1,
+                    // What is to be skipped is skipped by a step of its own.
+                    slot => return (count, slot == Slot::Past && count == 0),
+                }
+            }
+        }
+        (count, false)
+    }
+
+    /// How many of the next tickets carry no skip mark.
+    #[cold]
+    fn unmarked(&self, first: u64, most: usize) -> usize {
+        (first..).take(most).position(|ticket| self.is_marked(ticket)).unwrap_or(most)
     }
 
     /// Writes the completion of a claimed item. Completing twice is not possible: the claim is used up.
@@ -235,23 +275,41 @@ impl<M: Memory> RingConsumer<M> {
         self.skip.get((offset / 64) as usize).is_some_and(|word| word >> (offset % 64) & 1 == 1)
     }
 
-    #[inline]
-    fn read(&self, ticket: u64) -> Slot {
-        let expected = (ticket >> self.shift).wrapping_add(1) & Self::LAP_MASK;
-        let group = self.slots.group(ticket).as_ref();
-        let mut image = SlotImage::default();
-        for (quarter, [lo, hi]) in group.as_chunks::<2>().0.iter().enumerate().take(M::QUARTERS) {
+    /// Copies what is in a slot, if every quarter is of the lap.
+    #[inline(always)]
+    fn read(slot: &<M::SlotsView as Cells>::Group, lap: u64, image: &mut SlotImage) -> Slot {
+        let expected = lap.wrapping_add(1) & Self::LAP_MASK;
+        let cells = slot.as_ref().as_chunks::<2>().0;
+        let mut words = SlotWords::default();
+        let mut difference = 0;
+        for ([_, hi], [_, hi_cell]) in words.iter_mut().zip(cells).take(M::QUARTERS) {
             // The tag first, with acquire: pairs with the producer's release, so that the other half is of
             // this lap at least. It is of no later lap if the claim that follows succeeds, because the slot
             // is reused only after the ticket is completed, and so after it was claimed.
-            let hi = hi.load(Ordering::Acquire);
-            let lap = hi >> 48 & Self::LAP_MASK;
-            if lap != expected {
-                let ahead = lap.wrapping_sub(expected) & Self::LAP_MASK;
-                return if ahead < 1 << (M::LAP_BITS - 1) { Slot::Past } else { Slot::Unpublished };
-            }
-            image.set_quarter(quarter, [lo.load(Ordering::Relaxed), hi]);
+            *hi = hi_cell.load(Ordering::Acquire);
+            difference |= *hi >> 48 ^ expected;
         }
-        Slot::Published(image)
+        if difference != 0 {
+            return Self::not_published(slot, expected);
+        }
+        for ([lo, _], [lo_cell, _]) in words.iter_mut().zip(cells).take(M::QUARTERS) {
+            *lo = lo_cell.load(Ordering::Relaxed);
+        }
+        image.set_words(&words);
+        Slot::Published
+    }
+
+    /// Whether a slot that was not of the expected lap is of a later one. It looks again, so that the words
+    /// of the hot path need not be in memory.
+    #[cold]
+    fn not_published(slot: &<M::SlotsView as Cells>::Group, expected: u64) -> Slot {
+        let tags = slot.as_ref().as_chunks::<2>().0.iter().take(M::QUARTERS);
+        let ahead = |[_, hi]: &[<M::SlotsView as Cells>::Word; 2]| {
+            (hi.load(Ordering::Acquire) >> 48).wrapping_sub(expected) & Self::LAP_MASK
+        };
+        match tags.map(ahead).find(|&ahead| ahead != 0) {
+            Some(ahead) if ahead < 1 << (M::LAP_BITS - 1) => Slot::Past,
+            _ => Slot::Unpublished,
+        }
     }
 }

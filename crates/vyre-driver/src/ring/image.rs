@@ -29,36 +29,34 @@ impl SlotImage {
         Ok(())
     }
 
-    /// The two double words of a quarter, `lap` in the tag's upper half.
-    #[inline]
-    pub(crate) fn quarter(&self, quarter: usize, lap: u64) -> [u64; 2] {
-        let header = match quarter {
-            0 => self.opcode & 0xFFFF,
-            1 => self.opcode >> 16,
-            2 => u32::from(self.tenant),
-            _ => u32::from(self.flags),
-        };
-        let arg = |word: usize| u64::from(self.args.get(3 * quarter + word).copied().unwrap_or(0));
-        [arg(0) | arg(1) << 32, arg(2) | u64::from(header) << 32 | lap << 48]
+    /// The double words of a slot, `lap` in the upper half of each tag.
+    #[inline(always)]
+    pub(crate) fn words(&self, lap: u64) -> SlotWords {
+        let [a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2] = self.args.map(u64::from);
+        let headers = [self.opcode & 0xFFFF, self.opcode >> 16, self.tenant.into(), self.flags.into()];
+        let [h0, h1, h2, h3] = headers.map(|header| u64::from(header) << 32 | lap << 48);
+        [
+            [a0 | a1 << 32, a2 | h0],
+            [b0 | b1 << 32, b2 | h1],
+            [c0 | c1 << 32, c2 | h2],
+            [d0 | d1 << 32, d2 | h3],
+        ]
     }
 
-    /// Takes a quarter out of its two double words.
-    #[inline]
-    pub(crate) fn set_quarter(&mut self, quarter: usize, [lo, hi]: [u64; 2]) {
-        for (word, value) in [lo as u32, (lo >> 32) as u32, hi as u32].into_iter().enumerate() {
-            if let Some(arg) = self.args.get_mut(3 * quarter + word) {
-                *arg = value;
-            }
-        }
-        let header = (hi >> 32) as u16;
-        match quarter {
-            0 => self.opcode = self.opcode & !0xFFFF | u32::from(header),
-            1 => self.opcode = self.opcode & 0xFFFF | u32::from(header) << 16,
-            2 => self.tenant = header,
-            _ => self.flags = header & flags::PRIORITY_MASK as u16,
-        }
+    /// Takes the item out of the double words of a slot.
+    #[inline(always)]
+    pub(crate) fn set_words(&mut self, words: &SlotWords) {
+        let [[a, ah], [b, bh], [c, ch], [d, dh]] = *words;
+        let (lo, hi) = (|word: u64| word as u32, |word: u64| (word >> 32) as u32);
+        self.args = [lo(a), hi(a), lo(ah), lo(b), hi(b), lo(bh), lo(c), hi(c), lo(ch), lo(d), hi(d), lo(dh)];
+        self.opcode = hi(ah) & 0xFFFF | hi(bh) << 16;
+        self.tenant = hi(ch) as u16;
+        self.flags = (hi(dh) & flags::PRIORITY_MASK) as u16;
     }
 }
+
+/// The four quarters of a slot: {word 0, word 1} and {word 2, tag} of each.
+pub(crate) type SlotWords = [[u64; 2]; 4];
 
 /// How an item ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,15 +119,16 @@ impl Completion {
         [self.result, u64::from(self.code) | (self.status as u64) << 32 | lap << 48]
     }
 
-    /// The completion in words whose lap was checked before, or the status that makes no sense.
+    /// The completion in words whose lap was checked before, if its status is one that ends an item.
     #[inline]
-    pub(crate) fn from_words([lo, hi]: [u64; 2]) -> Result<Completion, u16> {
-        let status = (hi >> 32) as u16;
-        match Status::from_word(status) {
-            Some(final_status @ (Status::Done | Status::Fault)) => {
-                Ok(Completion { status: final_status, code: hi as u32, result: lo })
-            }
-            _ => Err(status),
-        }
+    pub(crate) fn from_words([result, hi]: [u64; 2]) -> Option<Completion> {
+        const DONE: u16 = Status::Done as u16;
+        const FAULT: u16 = Status::Fault as u16;
+        let status = match (hi >> 32) as u16 {
+            DONE => Status::Done,
+            FAULT => Status::Fault,
+            _ => return None,
+        };
+        Some(Completion { status, code: hi as u32, result })
     }
 }

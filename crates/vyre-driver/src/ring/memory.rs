@@ -5,6 +5,7 @@
 //! explore whole laps.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,14 +27,35 @@ pub trait StoreWord: LoadWord {
     fn store(&self, value: u64, order: Ordering);
 }
 
-/// An array of slots or completions, its length a power of two.
+/// The slots or completions of a ring; how many there are is a power of two.
 pub trait Cells: Send + Sync {
     /// One word.
     type Word;
     /// The words of one slot or completion.
     type Group: AsRef<[Self::Word]>;
-    /// The slot or completion of a ticket: `index` is taken modulo the length.
-    fn group(&self, index: u64) -> &Self::Group;
+
+    /// All of them.
+    fn groups(&self) -> &[Self::Group];
+
+    /// The one of a ticket.
+    #[inline]
+    fn group(&self, ticket: u64) -> &Self::Group {
+        let groups = self.groups();
+        let index = ticket as usize & groups.len().wrapping_sub(1);
+        // SAFETY: there is at least one group, and a number masked with their number less one, a power of
+        // two less one, is below their number.
+        unsafe { groups.get_unchecked(index) }
+    }
+}
+
+/// Splits tickets in a row at the end of a lap: for each part its lap, and where it lies in the ring.
+#[inline]
+pub(super) fn laps(first: u64, len: usize, shift: u32) -> [(u64, Range<usize>); 2] {
+    let capacity = 1usize << shift;
+    let start = first as usize & (capacity - 1);
+    let end = start + len;
+    let lap = first >> shift;
+    [(lap, start..end.min(capacity)), (lap.wrapping_add(1), 0..end.saturating_sub(capacity))]
 }
 
 /// The storage of one ring.
@@ -93,7 +115,7 @@ impl StoreWord for AtomicU64 {
 #[derive(Debug)]
 pub struct MappedCells<W, const N: usize> {
     base: NonNull<[W; N]>,
-    mask: u64,
+    count: usize,
     region: Arc<SharedRegion>,
 }
 
@@ -134,7 +156,7 @@ impl<W, const N: usize> MappedCells<W, N> {
         let (base, _) = unsafe { region.raw() };
         // SAFETY: the offset is inside the mapping.
         let base = unsafe { base.add(offset as usize) };
-        Ok(MappedCells { base: base.cast(), mask: count - 1, region: Arc::clone(region) })
+        Ok(MappedCells { base: base.cast(), count: count as usize, region: Arc::clone(region) })
     }
 
     /// The region it maps.
@@ -148,10 +170,10 @@ impl<W: Send + Sync, const N: usize> Cells for MappedCells<W, N> {
     type Group = [W; N];
 
     #[inline]
-    fn group(&self, index: u64) -> &[W; N] {
-        // SAFETY: the masked index is below the number of groups that `map` found inside the mapping.
-        let group = unsafe { self.base.add((index & self.mask) as usize) };
-        // SAFETY: in bounds, aligned, mapped for as long as `self` lives; `W` is an atomic word.
-        unsafe { group.as_ref() }
+    fn groups(&self) -> &[[W; N]] {
+        let groups = NonNull::slice_from_raw_parts(self.base, self.count);
+        // SAFETY: `map` found so many groups inside the mapping, which lives as long as `self`; they are
+        // aligned, and `W` is an atomic word.
+        unsafe { groups.as_ref() }
     }
 }

@@ -14,10 +14,13 @@ mod consumer;
 mod error;
 mod image;
 mod memory;
+#[cfg(all(test, loom))]
+mod models;
 mod persistent;
 mod producer;
 mod recovery;
 mod ticket;
+mod tracking;
 mod word;
 mod work_item;
 

@@ -60,37 +60,44 @@ impl PersistentRing {
         &self.consumer
     }
 
-    /// Submits one item; wakes a parked consumer.
+    /// Submits one item. A parked consumer finds it within a moment; at once after
+    /// [`PersistentRing::wake_consumers`].
     #[inline]
     pub fn submit(&self, image: &SlotImage) -> Result<Ticket<'_>, RingError> {
-        let ticket = self.producer.submit(image)?;
-        self.published.notify();
-        Ok(ticket)
+        self.producer.submit(image)
     }
 
-    /// Submits all items or none; wakes parked consumers.
+    /// Submits all items or none.
     #[inline]
     pub fn submit_batch(&self, images: &[SlotImage]) -> Result<Tickets<'_>, RingError> {
-        let tickets = self.producer.submit_batch(images)?;
+        self.producer.submit_batch(images)
+    }
+
+    /// Wakes parked consumers, once for as many submissions as came before. Costs a fence if none is parked.
+    pub fn wake_consumers(&self) {
         self.published.notify();
-        Ok(tickets)
     }
 
     /// The next item, if one is published.
-    #[inline]
+    #[inline(always)]
     pub fn claim(&self) -> Option<Claimed> {
         self.consumer.claim()
     }
 
-    /// Completes a claimed item; wakes parked waiters.
+    /// Completes a claimed item. A parked waiter finds out within a moment; at once after
+    /// [`PersistentRing::wake_waiters`].
     #[inline]
     pub fn complete(&self, ticket: ClaimedTicket, completion: Completion) -> Result<(), RingError> {
-        self.consumer.complete(ticket, completion)?;
+        self.consumer.complete(ticket, completion)
+    }
+
+    /// Wakes parked waiters, once for as many completions as came before. Costs a fence if none is parked.
+    pub fn wake_waiters(&self) {
         self.completed.notify();
-        Ok(())
     }
 
     /// The completion of a ticket, if there is one.
+    #[inline]
     pub fn poll(&self, ticket: &Ticket<'_>) -> Result<Option<Completion>, RingError> {
         self.producer.poll_raw(ticket.raw())
     }
@@ -98,16 +105,18 @@ impl PersistentRing {
     /// The completion of a ticket, if there is one; the ticket is spent then.
     #[inline]
     pub fn take(&self, ticket: &mut Ticket<'_>) -> Result<Option<Completion>, RingError> {
+        self.producer.own(ticket.raw())?;
         ticket.take()
     }
 
-    /// Waits for the completion of a ticket and takes it.
+    /// Waits for the completion of a ticket and takes it. After an error the ticket is as good as before.
     pub fn wait(
         &self,
         ticket: &mut Ticket<'_>,
         strategy: WaitStrategy,
         timeout: Duration,
     ) -> Result<Completion, RingError> {
+        self.producer.own(ticket.raw())?;
         ticket.wait(strategy, timeout)
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering};
 
 use crossbeam_utils::CachePadded;
 
-use super::memory::{Cells, LoadWord, MappedCells, Memory, Shared, StoreWord};
+use super::memory::{Cells, MappedCells, Memory, Shared, StoreWord, laps};
 use super::recovery::Incarnations;
 use super::ticket::{RawTicket, Ticket, Tickets};
 use super::word::{State, Word};
@@ -29,7 +29,7 @@ pub struct RingProducer<M: Memory = Shared> {
     pub(super) incarnations: Incarnations<M>,
     /// Results of slots in state Saved: result, then code and status.
     pub(super) saved: Box<[[AtomicU64; 2]]>,
-    attachments: Option<Attachments>,
+    pub(super) attachments: Option<Attachments>,
     pub(super) mask: u64,
     pub(super) shift: u32,
     pub(super) first: u64,
@@ -37,13 +37,13 @@ pub struct RingProducer<M: Memory = Shared> {
     pub(super) ring: u32,
     pub(super) detached_done: AtomicU64,
     pub(super) detached_faults: AtomicU64,
-    violations: AtomicU64,
-    on_detached_fault: Option<DetachedHandler>,
+    pub(super) violations: AtomicU64,
+    pub(super) on_detached_fault: Option<DetachedHandler>,
 }
 
 /// The arena, and the range that each slot's item owns.
-struct Attachments {
-    arena: Arc<Arena>,
+pub(super) struct Attachments {
+    pub(super) arena: Arc<Arena>,
     ranges: Box<[AtomicU64]>,
 }
 
@@ -74,13 +74,6 @@ pub struct ProducerOptions {
     pub arena: Option<Arc<Arena>>,
     /// Told about detached items that fault.
     pub on_detached_fault: Option<DetachedHandler>,
-}
-
-/// What a look at a ticket found.
-pub(super) enum Look {
-    Pending,
-    /// The exact word examined, and the completion.
-    Finished(Word, Completion),
 }
 
 /// One for every producer of this process: tickets of another one are told apart by it.
@@ -121,7 +114,7 @@ impl<M: Memory> RingProducer<M> {
         let (mask, shift) = (u64::from(capacity) - 1, capacity.trailing_zeros());
         let first = options.first_ticket;
         let indices = 0..u64::from(capacity);
-        let producer = RingProducer {
+        let producer: Self = RingProducer {
             head: CachePadded::new(AtomicU64::new(first)),
             swept: CachePadded::new(AtomicU64::new(first)),
             words: indices
@@ -151,7 +144,8 @@ impl<M: Memory> RingProducer<M> {
         if first != 0 {
             // The first lap must not begin with tags that look like its own.
             for ticket in (first..).take(capacity as usize) {
-                producer.store_slot(ticket, &SlotImage::default(), producer.tag_lap(ticket).wrapping_sub(1));
+                let slot = producer.slots.group(ticket);
+                Self::store_slot(slot, &SlotImage::default(), producer.tag_lap(ticket).wrapping_sub(1));
             }
         }
         Ok(producer)
@@ -175,8 +169,7 @@ impl<M: Memory> RingProducer<M> {
     /// Publishes one item.
     #[inline]
     pub fn submit(&self, image: &SlotImage) -> Result<Ticket<'_, M>, RingError> {
-        let ticket = self.publish(std::slice::from_ref(image), None, State::Pending)?;
-        Ok(Ticket::new(self, ticket))
+        Ok(Ticket::new(self, self.publish_one(image, State::Pending)?))
     }
 
     /// Publishes all items, in order and with tickets in a row, or none of them.
@@ -198,7 +191,7 @@ impl<M: Memory> RingProducer<M> {
 
     /// Publishes one item that nobody will ask about. Returns its ticket's position.
     pub fn submit_detached(&self, image: &SlotImage) -> Result<u64, RingError> {
-        self.publish(std::slice::from_ref(image), None, State::Detached)
+        self.publish_one(image, State::Detached)
     }
 
     /// Publishes all items, or none, and nobody will ask about them. Returns the first position.
@@ -216,87 +209,121 @@ impl<M: Memory> RingProducer<M> {
     }
 
     /// Validates, reserves, copies. No user code runs between the reservation and the last store.
-    #[inline]
     fn publish(
         &self,
         images: &[SlotImage],
-        mut payloads: Option<&mut [Option<ArenaRange>]>,
+        payloads: Option<&mut [Option<ArenaRange>]>,
         state: State,
     ) -> Result<u64, RingError> {
         if images.len() > self.words.len() {
             return Err(RingError::BatchTooLarge { len: images.len(), capacity: self.capacity() });
         }
-        for image in images {
-            image.check()?;
-        }
+        let flags = images.iter().fold(0, |all, image| all | image.flags);
+        SlotImage { flags, ..SlotImage::default() }.check()?;
         if let Some(payloads) = &payloads {
             self.check_payloads(images.len(), payloads)?;
         }
-        let first = self.reserve(images.len() as u64)?;
+        let first = self.reserve(images.len())?;
+        let attached = payloads.is_some();
+        for (ticket, payload) in (first..).zip(payloads.into_iter().flatten()) {
+            self.attach(ticket, payload.take());
+        }
         let epoch = self.incarnations.current().epoch;
-        for (offset, image) in images.iter().enumerate() {
-            let ticket = first.wrapping_add(offset as u64);
-            let range = payloads.as_deref_mut().and_then(|all| all.get_mut(offset)).and_then(Option::take);
-            let attached = self.attach(ticket, range);
-            self.store_slot(ticket, image, self.tag_lap(ticket));
-            // After the slot, so that whoever sees the state sees a slot that its producer is done with.
-            // Release: pairs with the load in `look` of a thread that was not handed the ticket.
-            let word = Word::new(ticket >> self.shift, state, epoch, attached);
-            self.word(ticket).store(word.0, Ordering::Release);
+        let mut images = images.iter();
+        for (lap, part) in laps(first, images.len(), self.shift) {
+            let word = Word::new(lap, state, epoch, attached);
+            let slots = self.slots.groups().get(part.clone()).unwrap_or_default();
+            let words = self.words.get(part).unwrap_or_default();
+            for ((slot, cell), image) in slots.iter().zip(words).zip(&mut images) {
+                Self::store_slot(slot, image, lap.wrapping_add(1));
+                // After the slot, so that whoever sees the state sees a slot that its producer is done with.
+                // Release: pairs with the load in `look` of a thread that was not handed the ticket.
+                cell.store(word.0, Ordering::Release);
+            }
         }
         Ok(first)
     }
 
+    /// [`RingProducer::publish`] for one item without a payload.
+    #[inline(always)]
+    fn publish_one(&self, image: &SlotImage, state: State) -> Result<u64, RingError> {
+        image.check()?;
+        let mut ticket = self.head.load(Ordering::Relaxed);
+        let cell = loop {
+            let cell = self.word(ticket);
+            // Orderings: as in `reserve`.
+            if cell.load(Ordering::Acquire) != Word::free(ticket >> self.shift).0 {
+                ticket = self.make_room(ticket, ticket)?;
+                continue;
+            }
+            let next = ticket.wrapping_add(1);
+            match self.head.compare_exchange_weak(ticket, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break cell,
+                Err(now) => ticket = now,
+            }
+        };
+        let lap = ticket >> self.shift;
+        Self::store_slot(self.slots.group(ticket), image, lap.wrapping_add(1));
+        let word = Word::new(lap, state, self.incarnations.current().epoch, false);
+        // Release: as in `publish`.
+        cell.store(word.0, Ordering::Release);
+        Ok(ticket)
+    }
+
     /// Takes `len` tickets in a row out of the cursor, or says which ticket is in the way.
-    #[inline]
-    fn reserve(&self, len: u64) -> Result<u64, RingError> {
+    fn reserve(&self, len: usize) -> Result<u64, RingError> {
         let mut first = self.head.load(Ordering::Relaxed);
         loop {
-            for ticket in (0..len).map(|offset| first.wrapping_add(offset)) {
-                // Acquire: pairs with the release of the thread that freed the slot, so that our stores come
-                // after its loads of the completion, and after the consumer's loads of the slot.
-                let word = Word(self.word(ticket).load(Ordering::Acquire));
-                if word != Word::free(ticket >> self.shift) && !self.make_room(ticket) {
-                    let now = self.head.load(Ordering::Relaxed);
-                    if now == first {
-                        let oldest_untaken = ticket.wrapping_sub(u64::from(self.capacity()));
-                        return Err(RingError::WouldBlock { oldest_untaken });
-                    }
-                    // Another thread took these tickets: look at the next ones.
-                    return self.reserve(len);
-                }
+            if let Some(ticket) = self.first_not_free(first, len) {
+                first = self.make_room(first, ticket)?;
+                continue;
             }
             // Relaxed: the cursor guards nothing; what it hands out is guarded by the words just read, and
             // a word that is free for a ticket stays so until the ticket is handed out.
-            match self.head.compare_exchange_weak(
-                first,
-                first.wrapping_add(len),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
+            let next = first.wrapping_add(len as u64);
+            match self.head.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(first),
                 Err(now) => first = now,
             }
         }
     }
 
-    /// Frees the slot that `ticket` needs if its last item is detached and finished.
-    #[cold]
-    fn make_room(&self, ticket: u64) -> bool {
-        let before = ticket.wrapping_sub(u64::from(self.capacity()));
-        let word = Word(self.word(ticket).load(Ordering::Acquire));
-        if word.lap() == before >> self.shift && word.state() == State::Detached {
-            self.sweep_detached(before);
+    #[inline]
+    fn first_not_free(&self, first: u64, len: usize) -> Option<u64> {
+        let mut ticket = first;
+        for (lap, part) in laps(first, len, self.shift) {
+            let free = Word::free(lap).0;
+            for cell in self.words.get(part).unwrap_or_default() {
+                // Acquire: pairs with the release of the thread that freed the slot, so that our stores come
+                // after its loads of the completion, and after the consumer's loads of the slot.
+                if cell.load(Ordering::Acquire) != free {
+                    return Some(ticket);
+                }
+                ticket = ticket.wrapping_add(1);
+            }
         }
-        self.word(ticket).load(Ordering::Acquire) == Word::free(ticket >> self.shift).0
+        None
     }
 
-    #[inline]
-    fn store_slot(&self, ticket: u64, image: &SlotImage, lap: u64) {
-        let group = self.slots.group(ticket).as_ref();
-        for (quarter, cells) in group.as_chunks::<2>().0.iter().enumerate().take(M::QUARTERS) {
-            let [lo, hi] = image.quarter(quarter, lap & Self::LAP_MASK);
-            let [lo_cell, hi_cell] = cells;
+    /// What to do about a `ticket` whose slot is not free for it: answers where to try again, because the
+    /// slot's last item was detached and is finished, or because another thread has moved the cursor.
+    #[cold]
+    fn make_room(&self, first: u64, ticket: u64) -> Result<u64, RingError> {
+        let oldest_untaken = ticket.wrapping_sub(u64::from(self.capacity()));
+        let word = Word(self.word(ticket).load(Ordering::Acquire));
+        if word.lap() == oldest_untaken >> self.shift && word.state() == State::Detached {
+            self.sweep_detached(oldest_untaken);
+        }
+        let now = self.head.load(Ordering::Relaxed);
+        let is_free = self.word(ticket).load(Ordering::Acquire) == Word::free(ticket >> self.shift).0;
+        if is_free || now != first { Ok(now) } else { Err(RingError::WouldBlock { oldest_untaken }) }
+    }
+
+    #[inline(always)]
+    fn store_slot(slot: &<M::Slots as Cells>::Group, image: &SlotImage, lap: u64) {
+        let words = image.words(lap & Self::LAP_MASK);
+        let cells = slot.as_ref().as_chunks::<2>().0;
+        for ([lo, hi], [lo_cell, hi_cell]) in words.into_iter().zip(cells).take(M::QUARTERS) {
             lo_cell.store(lo, Ordering::Relaxed);
             // Release: a consumer that sees this tag sees the half before it. Pairs with its acquire.
             hi_cell.store(hi, Ordering::Release);
@@ -313,285 +340,8 @@ impl<M: Memory> RingProducer<M> {
 
     #[inline]
     pub(super) fn word(&self, ticket: u64) -> &AtomicU64 {
-        // SAFETY: the mask is the number of words less one.
+        // SAFETY: the mask is the number of words less one, a power of two less one.
         unsafe { self.words.get_unchecked((ticket & self.mask) as usize) }
-    }
-
-    /// What has become of a ticket. Believes a completion only if the private word is pending, the tag
-    /// carries the ticket's lap, and the status ends an item.
-    #[inline]
-    pub(super) fn look(&self, ticket: u64) -> Result<Look, RingError> {
-        loop {
-            // Acquire: pairs with the stores that published the slot, saved a result, or moved the epoch.
-            let word = Word(self.word(ticket).load(Ordering::Acquire));
-            if word.lap() != ticket >> self.shift {
-                return Err(if word.lap() > ticket >> self.shift {
-                    RingError::AlreadyTaken { ticket }
-                } else {
-                    RingError::NotIssued { ticket }
-                });
-            }
-            match word.state() {
-                State::Free if ticket < self.head.load(Ordering::Relaxed) => return Ok(Look::Pending),
-                State::Free => return Err(RingError::NotIssued { ticket }),
-                State::Saved => return Ok(Look::Finished(word, self.load_saved(ticket))),
-                State::Pending | State::Detached => {}
-            }
-            let incarnation = self.incarnations.current();
-            if !word.is_of_epoch(incarnation.epoch) {
-                // Published around a change of incarnation. Only the current one's completions count.
-                self.swap(ticket, word, word.with_epoch(incarnation.epoch));
-                continue;
-            }
-            let [lo_cell, hi_cell] = match incarnation.completions.group(ticket).as_ref() {
-                [lo, hi] => [lo, hi],
-                _ => return Ok(Look::Pending),
-            };
-            // The tag first, with acquire: pairs with the consumer's release, so that the result half is of
-            // this lap at least. It is of no later lap if the word is still the same afterwards, because a
-            // later lap begins by changing the word: every caller ends with a compare-and-swap from it.
-            let hi = hi_cell.load(Ordering::Acquire);
-            let expected = self.tag_lap(ticket);
-            let lap = hi >> 48 & Self::LAP_MASK;
-            if lap != expected {
-                // Zero, or the lap before: not written yet. The future: no device may do that.
-                let ahead = lap.wrapping_sub(expected) & Self::LAP_MASK;
-                if ahead < 1 << (M::LAP_BITS - 1) && hi >> 32 != 0 {
-                    if self.is_overtaken(ticket, word) {
-                        continue;
-                    }
-                    return Err(self.violation(ticket, hi));
-                }
-                return Ok(Look::Pending);
-            }
-            if hi >> 32 & 0xFFFF == 0 {
-                // A fresh region in a lap whose number is zero: status EMPTY.
-                return if lap == 0 { Ok(Look::Pending) } else { Err(self.violation(ticket, hi)) };
-            }
-            let lo = lo_cell.load(Ordering::Relaxed);
-            return match Completion::from_words([lo, hi]) {
-                Ok(completion) => Ok(Look::Finished(word, completion)),
-                Err(_) => Err(self.violation(ticket, hi)),
-            };
-        }
-    }
-
-    /// Whether the slot has moved on since `word` was read: what this thread took for the future is the
-    /// present, because another thread has taken the ticket and the slot was used again.
-    #[cold]
-    fn is_overtaken(&self, ticket: u64, word: Word) -> bool {
-        self.word(ticket).load(Ordering::Acquire) != word.0
-    }
-
-    #[cold]
-    fn violation(&self, ticket: u64, hi: u64) -> RingError {
-        self.violations.fetch_add(1, Ordering::Relaxed);
-        let (tag, lap) = ((hi >> 32) as u32, self.tag_lap(ticket) as u16);
-        tracing::warn!(ring = self.ring, ticket, tag, "completion refused");
-        RingError::Violation { ring: self.ring, ticket, tag, lap }
-    }
-
-    /// The one transition that decides. Release: what this thread has read of the slot and its completion
-    /// is read before anybody reuses them. Acquire: pairs with the transition before.
-    #[inline]
-    pub(super) fn swap(&self, ticket: u64, from: Word, to: Word) -> bool {
-        self.word(ticket).compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// The completion, if there is one. The ticket stays good.
-    pub fn poll_raw(&self, ticket: RawTicket) -> Result<Option<Completion>, RingError> {
-        let ticket = self.own(ticket)?;
-        loop {
-            match self.look_tracked(ticket)? {
-                Look::Pending => return Ok(None),
-                // From the word to itself: it has not changed since the completion was read.
-                Look::Finished(word, completion) if self.swap(ticket, word, word) => {
-                    return Ok(Some(completion));
-                }
-                Look::Finished(..) => {}
-            }
-        }
-    }
-
-    /// The completion, if there is one, and with it the slot is free and the ticket spent.
-    #[inline]
-    pub fn take_raw(&self, ticket: RawTicket) -> Result<Option<Completion>, RingError> {
-        let ticket = self.own(ticket)?;
-        loop {
-            match self.look_tracked(ticket)? {
-                Look::Pending => return Ok(None),
-                Look::Finished(word, completion) => {
-                    if self.free(ticket, word) {
-                        return Ok(Some(completion));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives a ticket up. Its slot is free as soon as the item is finished.
-    pub fn forget_raw(&self, ticket: RawTicket) -> Result<(), RingError> {
-        let ticket = self.own(ticket)?;
-        loop {
-            let word = Word(self.word(ticket).load(Ordering::Acquire));
-            if word.lap() != ticket >> self.shift {
-                return Err(RingError::AlreadyTaken { ticket });
-            }
-            let done = match word.state() {
-                State::Free => return Err(RingError::BeingPublished { ticket }),
-                State::Detached => return Err(RingError::AlreadyTaken { ticket }),
-                State::Pending => self.swap(ticket, word, word.with_state(State::Detached)),
-                State::Saved => {
-                    let completion = self.load_saved(ticket);
-                    let freed = self.free(ticket, word);
-                    if freed {
-                        self.count_detached(ticket, completion);
-                    }
-                    freed
-                }
-            };
-            if done {
-                self.sweep_detached(ticket);
-                return Ok(());
-            }
-        }
-    }
-
-    /// Hands every finished ticket to `each`, frees detached ones, and returns how many were handed over.
-    /// Any thread's tickets are taken; `each` runs under no lock. Completions that break the protocol are
-    /// counted and left.
-    pub fn reap(&self, mut each: impl FnMut(RawTicket, Completion)) -> u64 {
-        let head = self.head();
-        let mut ticket = self.oldest_possible(head);
-        let mut in_a_row = true;
-        let mut reaped = 0;
-        while ticket != head {
-            in_a_row &= match self.look(ticket) {
-                Ok(Look::Finished(word, completion)) => {
-                    let detached = word.state() == State::Detached;
-                    let won = self.free(ticket, word);
-                    if won && detached {
-                        self.count_detached(ticket, completion);
-                    } else if won {
-                        each(self.raw(ticket), completion);
-                        reaped += 1;
-                    }
-                    won
-                }
-                Err(RingError::AlreadyTaken { .. }) => true,
-                Ok(Look::Pending) | Err(_) => false,
-            };
-            ticket = ticket.wrapping_add(1);
-            if in_a_row {
-                self.swept.fetch_max(ticket, Ordering::Relaxed);
-            }
-        }
-        reaped
-    }
-
-    /// Where a search for unfinished tickets begins.
-    pub(super) fn oldest_possible(&self, head: u64) -> u64 {
-        head.saturating_sub(u64::from(self.capacity())).max(self.swept.load(Ordering::Relaxed)).min(head)
-    }
-
-    /// What was counted so far, after freeing what is detached and finished.
-    pub fn counters(&self) -> RingCounters {
-        let from = self.oldest_possible(self.head());
-        for ticket in from..self.head() {
-            let word = Word(self.word(ticket).load(Ordering::Acquire));
-            if word.lap() == ticket >> self.shift && word.state() == State::Detached {
-                self.sweep_detached(ticket);
-            }
-        }
-        // Each word says how often its slot was freed: nobody has to count on the fast path.
-        let completed = self
-            .words
-            .iter()
-            .zip(0u64..)
-            .map(|(cell, index)| {
-                let word = Word(cell.load(Ordering::Acquire));
-                let ticket = self.first.wrapping_add(index.wrapping_sub(self.first) & self.mask);
-                let saved = u64::from(word.state() == State::Saved);
-                word.lap().wrapping_sub(ticket >> self.shift).wrapping_add(saved)
-            })
-            .fold(0, u64::wrapping_add);
-        // After the words: whatever they count was issued before.
-        let published = self.head().wrapping_sub(self.first);
-        RingCounters {
-            published,
-            completed,
-            outstanding: published.saturating_sub(completed),
-            detached_done: self.detached_done.load(Ordering::Relaxed),
-            detached_faults: self.detached_faults.load(Ordering::Relaxed),
-            violations: self.violations.load(Ordering::Relaxed),
-        }
-    }
-
-    /// The name of a ticket of this ring.
-    pub fn raw(&self, position: u64) -> RawTicket {
-        RawTicket { ring: self.id, position }
-    }
-
-    /// Makes an owner of a name again.
-    pub fn adopt(&self, ticket: RawTicket) -> Result<Ticket<'_, M>, RingError> {
-        Ok(Ticket::new(self, self.own(ticket)?))
-    }
-
-    #[inline]
-    fn own(&self, ticket: RawTicket) -> Result<u64, RingError> {
-        if ticket.ring != self.id {
-            return Err(RingError::Foreign { what: "ticket" });
-        }
-        Ok(ticket.position)
-    }
-
-    /// A look that treats a forgotten ticket as gone.
-    #[inline]
-    fn look_tracked(&self, ticket: u64) -> Result<Look, RingError> {
-        match self.look(ticket)? {
-            Look::Finished(word, _) if word.state() == State::Detached => {
-                Err(RingError::AlreadyTaken { ticket })
-            }
-            look => Ok(look),
-        }
-    }
-
-    /// Frees a slot from the exact word examined, and the range it owned. False if another thread was first.
-    #[inline]
-    pub(super) fn free(&self, ticket: u64, word: Word) -> bool {
-        if !word.is_attached() {
-            return self.swap(ticket, word, word.freed());
-        }
-        let range = self.attachments.as_ref().and_then(|attachments| {
-            let cell = attachments.ranges.get((ticket & self.mask) as usize)?;
-            Some((attachments, PackedRange(cell.load(Ordering::Relaxed))))
-        });
-        let freed = self.swap(ticket, word, word.freed());
-        if let (true, Some((attachments, range))) = (freed, range) {
-            attachments.arena.free_packed(range);
-        }
-        freed
-    }
-
-    /// Frees a detached ticket's slot if its item is finished.
-    pub(super) fn sweep_detached(&self, ticket: u64) {
-        if let Ok(Look::Finished(word, completion)) = self.look(ticket)
-            && word.state() == State::Detached
-            && self.free(ticket, word)
-        {
-            self.count_detached(ticket, completion);
-        }
-    }
-
-    pub(super) fn count_detached(&self, ticket: u64, completion: Completion) {
-        if completion.is_done() {
-            self.detached_done.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.detached_faults.fetch_add(1, Ordering::Relaxed);
-        if let Some(handler) = &self.on_detached_fault {
-            handler(self.raw(ticket), completion);
-        }
     }
 
     fn check_payloads(&self, items: usize, payloads: &[Option<ArenaRange>]) -> Result<(), RingError> {
@@ -606,11 +356,16 @@ impl<M: Memory> RingProducer<M> {
         }
     }
 
-    fn attach(&self, ticket: u64, range: Option<ArenaRange>) -> bool {
-        let Some(range) = range else { return false };
-        let cell = self.attachments.as_ref().and_then(|own| own.ranges.get((ticket & self.mask) as usize));
-        let Some(cell) = cell else { return false };
-        cell.store(range.into_packed().0, Ordering::Relaxed);
-        true
+    /// Keeps what the item of a reserved ticket owns; the word that publishes it says that there is something
+    /// to look for.
+    fn attach(&self, ticket: u64, range: Option<ArenaRange>) {
+        let packed = range.map_or(PackedRange::NONE, ArenaRange::into_packed);
+        if let Some(cell) = self.attachment(ticket) {
+            cell.store(packed.0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn attachment(&self, ticket: u64) -> Option<&AtomicU64> {
+        self.attachments.as_ref()?.ranges.get((ticket & self.mask) as usize)
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Everything here is for one caller at a time and is serialised by a lock that no other path takes.
 
+use super::image::SlotWords;
 use super::memory::{Cells, LoadWord, Memory};
-use super::producer::{Look, RingProducer};
+use super::producer::RingProducer;
+use super::tracking::Look;
 use super::word::{State, Word};
 use super::{Completion, RingError, SlotImage};
 use crate::protocol::{Fault, Status};
@@ -25,6 +27,9 @@ pub(super) struct Incarnations<M: Memory> {
     all: Mutex<Vec<*mut Incarnation<M>>>,
 }
 
+/// Held by whoever changes incarnations or saves results.
+type Lock<'a, M> = MutexGuard<'a, Vec<*mut Incarnation<M>>>;
+
 // SAFETY: the pointers own their boxes; shared use is by shared reference to `Send + Sync` contents.
 unsafe impl<M: Memory> Send for Incarnations<M> {}
 // SAFETY: as above.
@@ -45,12 +50,7 @@ impl<M: Memory> Incarnations<M> {
     }
 
     /// Makes the next incarnation current.
-    fn push(
-        &self,
-        all: &mut MutexGuard<'_, Vec<*mut Incarnation<M>>>,
-        completions: M::CompletionsView,
-        park: M::Park,
-    ) -> u64 {
+    fn push(&self, all: &mut Lock<'_, M>, completions: M::CompletionsView, park: M::Park) -> u64 {
         let epoch = self.current().epoch.wrapping_add(1);
         let next = Box::into_raw(Box::new(Incarnation { epoch, completions, park }));
         all.push(next);
@@ -97,8 +97,9 @@ impl<M: Memory> RingProducer<M> {
     pub(super) fn rebind(&self, completions: M::CompletionsView, park: M::Park) {
         let mut all = lock(&self.incarnations.all);
         let head = self.head();
+        let mut detached = Vec::new();
         for ticket in self.oldest_possible(head)..head {
-            self.save(&all, ticket);
+            detached.extend(self.save(&all, ticket).map(|completion| (ticket, completion)));
         }
         let epoch = self.incarnations.push(&mut all, completions, park);
         // From here on a look at the old completions cannot win: the words move to the new epoch. A word
@@ -106,40 +107,39 @@ impl<M: Memory> RingProducer<M> {
         for cell in &self.words {
             let mut word = Word(cell.load(Ordering::Acquire));
             while matches!(word.state(), State::Pending | State::Detached) && !word.is_of_epoch(epoch) {
-                match cell.compare_exchange(
-                    word.0,
-                    word.with_epoch(epoch).0,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                ) {
+                let next = word.with_epoch(epoch);
+                match cell.compare_exchange(word.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
                     Ok(_) => break,
                     Err(now) => word = Word(now),
                 }
             }
         }
+        drop(all);
+        for (ticket, completion) in detached {
+            self.count_detached(ticket, completion);
+        }
     }
 
-    /// Moves a completion that is there to this side.
-    fn save(&self, all: &MutexGuard<'_, Vec<*mut Incarnation<M>>>, ticket: u64) {
+    /// Moves a completion that is there to this side, or frees the slot if nobody waits for it: the caller
+    /// counts that once the lock is released.
+    fn save(&self, all: &Lock<'_, M>, ticket: u64) -> Option<Completion> {
         while let Ok(Look::Finished(word, completion)) = self.look(ticket) {
-            match word.state() {
-                State::Pending if !self.save_as(all, ticket, word, completion) => continue,
-                State::Detached => self.sweep_detached(ticket),
-                _ => {}
+            let won = match word.state() {
+                State::Pending => self.save_as(all, ticket, word, completion),
+                State::Detached if self.free(ticket, word) => return Some(completion),
+                State::Detached => false,
+                State::Free | State::Saved => true,
+            };
+            if won {
+                break;
             }
-            return;
         }
+        None
     }
 
     /// Acknowledges a pending ticket with a completion kept here. The lock held is what makes this thread
     /// the only one that writes saved results.
-    fn save_as(
-        &self,
-        _all: &MutexGuard<'_, Vec<*mut Incarnation<M>>>,
-        ticket: u64,
-        word: Word,
-        completion: Completion,
-    ) -> bool {
+    fn save_as(&self, _all: &Lock<'_, M>, ticket: u64, word: Word, completion: Completion) -> bool {
         if let Some([lo, hi]) = self.saved.get((ticket & self.mask) as usize) {
             let [result, rest] = completion.words(0);
             lo.store(result, Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl<M: Memory> RingProducer<M> {
             None => [0, 0],
         };
         // Never the fallback: only `save_as` writes these words.
-        Completion::from_words([lo, hi]).unwrap_or(Completion::fault(Fault::Malformed))
+        Completion::from_words([lo, hi]).unwrap_or_else(|| Completion::fault(Fault::Malformed))
     }
 
     /// Ends an item with a fault written by the host. True if this call acknowledged it, false if its
@@ -218,11 +218,14 @@ impl<M: Memory> RingProducer<M> {
     }
 
     fn read_slot(&self, ticket: u64) -> SlotImage {
-        let mut image = SlotImage::default();
-        let group = self.slots.group(ticket).as_ref();
-        for (quarter, [lo, hi]) in group.as_chunks::<2>().0.iter().enumerate().take(M::QUARTERS) {
-            image.set_quarter(quarter, [lo.load(Ordering::Relaxed), hi.load(Ordering::Relaxed)]);
+        let mut words = SlotWords::default();
+        let cells = self.slots.group(ticket).as_ref().as_chunks::<2>().0;
+        for ([lo, hi], [lo_cell, hi_cell]) in words.iter_mut().zip(cells).take(M::QUARTERS) {
+            *lo = lo_cell.load(Ordering::Relaxed);
+            *hi = hi_cell.load(Ordering::Relaxed);
         }
+        let mut image = SlotImage::default();
+        image.set_words(&words);
         image
     }
 

@@ -26,10 +26,10 @@ pub(crate) enum State {
     Free = 0,
     /// Published; somebody holds the ticket.
     Pending = 1,
-    /// Published; nobody holds the ticket.
-    Detached = 2,
     /// Acknowledged, the completion saved on the producer's side; somebody holds the ticket.
-    Saved = 3,
+    Saved = 2,
+    /// Published; nobody holds the ticket.
+    Detached = 3,
 }
 
 /// A private word.
@@ -54,13 +54,20 @@ impl Word {
         match self.0 & STATE {
             0 => State::Free,
             1 => State::Pending,
-            2 => State::Detached,
-            _ => State::Saved,
+            2 => State::Saved,
+            _ => State::Detached,
         }
     }
 
     pub(crate) const fn is_attached(self) -> bool {
         self.0 & ATTACHED != 0
+    }
+
+    /// Whether it is Pending or Detached, of this lap and this epoch.
+    #[inline]
+    pub(crate) const fn is_published(self, lap: u64, epoch: u64) -> bool {
+        let other_bits = ATTACHED | (State::Detached as u64 ^ State::Pending as u64);
+        self.0 & !other_bits == Word::new(lap, State::Pending, epoch, false).0
     }
 
     pub(crate) const fn is_of_epoch(self, epoch: u64) -> bool {
