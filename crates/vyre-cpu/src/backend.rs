@@ -12,7 +12,7 @@ use vyre_foundation::{DataType, ProgramKind, ValidatedProgram};
 
 use crate::buffers::{Buffers, GENERATION};
 use crate::dispatch::Kernel;
-use crate::exec::MAX_WIDTH;
+use crate::exec::{MAX_WIDTH, Width};
 use crate::flat::Flat;
 use crate::lower::lower;
 use crate::memory::Budget;
@@ -34,13 +34,16 @@ pub struct CpuConfig {
     pub threads: usize,
     /// Bytes that all buffers together may have.
     pub memory_bytes: u64,
+    /// Lanes that execute together at most: 1, 8 or 32; a number between counts as the next lower one.
+    /// Results do not depend on it.
+    pub lanes: u32,
 }
 
 impl Default for CpuConfig {
-    /// A thread for each processor that the process may use, and 4 GiB of buffers.
+    /// A thread for each processor that the process may use, 4 GiB of buffers, and 32 lanes.
     fn default() -> CpuConfig {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-        CpuConfig { threads, memory_bytes: DEFAULT_MEMORY_BYTES }
+        CpuConfig { threads, memory_bytes: DEFAULT_MEMORY_BYTES, lanes: MAX_WIDTH }
     }
 }
 
@@ -54,6 +57,11 @@ impl CpuConfig {
     pub fn memory_bytes(self, memory_bytes: u64) -> CpuConfig {
         CpuConfig { memory_bytes, ..self }
     }
+
+    /// The same with another number of lanes.
+    pub fn lanes(self, lanes: u32) -> CpuConfig {
+        CpuConfig { lanes, ..self }
+    }
 }
 
 /// What pipelines and kernels share with their backend.
@@ -61,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) buffers: Buffers,
     pub(crate) pool: Pool,
     pub(crate) threads: usize,
+    pub(crate) width: Width,
 }
 
 /// A backend that executes programs on threads of this process. See the [crate documentation](crate).
@@ -79,6 +88,7 @@ impl CpuBackend {
     /// A backend that may use so much of the machine.
     pub fn with_config(config: CpuConfig) -> CpuBackend {
         let threads = config.threads.max(1);
+        let width = Width::within(config.lanes);
         let identity = BackendIdentity {
             name: "cpu".to_owned(),
             device: format!("{} host threads", threads),
@@ -90,7 +100,7 @@ impl CpuBackend {
             max_grid: MAX_GRID,
             max_buffer_bytes: config.memory_bytes,
             memory_bytes: config.memory_bytes,
-            subgroup_width: MAX_WIDTH,
+            subgroup_width: width.lanes(),
             resident_workgroups: u32::try_from(threads).unwrap_or(u32::MAX),
             grid_barriers: true,
             persistent: true,
@@ -100,7 +110,7 @@ impl CpuBackend {
         CpuBackend {
             identity,
             capabilities,
-            inner: Arc::new(Inner { buffers, pool: Pool::new(threads - 1), threads }),
+            inner: Arc::new(Inner { buffers, pool: Pool::new(threads - 1), threads, width }),
         }
     }
 }

@@ -10,7 +10,7 @@ use vyre_driver::{
 
 use crate::backend::{Inner, MAX_GRID};
 use crate::buffers::{Bound, GENERATION, Source};
-use crate::exec::{Poll, Progress, Workgroup, width_for};
+use crate::exec::{Poll, Progress, Width, Workgroup};
 use crate::flat::Flat;
 use crate::pool::Job;
 
@@ -122,10 +122,10 @@ impl CompiledPipeline for Kernel {
         }
         let sources: Vec<_> = bindings.iter().map(|&binding| Source::Buffer(binding)).collect();
         let bound = self.inner.buffers.bind(&self.flat.buffers, &sources)?;
-        match width_for(self.flat.invocations()) {
-            1 => self.dispatch_with::<1>(bound, config, started),
-            8 => self.dispatch_with::<8>(bound, config, started),
-            _ => self.dispatch_with::<32>(bound, config, started),
+        match self.inner.width.for_invocations(self.flat.invocations()) {
+            Width::One => self.dispatch_with::<1>(bound, config, started),
+            Width::Eight => self.dispatch_with::<8>(bound, config, started),
+            Width::Full => self.dispatch_with::<32>(bound, config, started),
         }
     }
 }

@@ -51,14 +51,45 @@ impl<'s> Poll<'s> {
     }
 }
 
-/// Lanes per wave for a number of invocations: the fewest that hold them in one wave, or the most there are.
-pub(crate) const fn width_for(invocations: u32) -> usize {
-    match invocations {
-        0..=1 => 1,
-        2..=8 => 8,
-        _ => 32,
-    }
-}
-
 /// The widest wave.
 pub(crate) const MAX_WIDTH: u32 = 32;
+
+/// How many lanes a wave has: the executor exists for each of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Width {
+    /// One lane: no vectors, least latency.
+    One,
+    /// Eight.
+    Eight,
+    /// [`MAX_WIDTH`].
+    Full,
+}
+
+impl Width {
+    /// The widest of at most so many lanes.
+    pub(crate) const fn within(lanes: u32) -> Width {
+        match lanes {
+            0..8 => Width::One,
+            8..MAX_WIDTH => Width::Eight,
+            _ => Width::Full,
+        }
+    }
+
+    /// The narrowest that holds so many invocations, or this one.
+    pub(crate) fn for_invocations(self, invocations: u32) -> Width {
+        let enough = match invocations {
+            0..=1 => Width::One,
+            2..=8 => Width::Eight,
+            _ => Width::Full,
+        };
+        enough.min(self)
+    }
+
+    pub(crate) const fn lanes(self) -> u32 {
+        match self {
+            Width::One => 1,
+            Width::Eight => 8,
+            Width::Full => MAX_WIDTH,
+        }
+    }
+}

@@ -123,6 +123,7 @@ impl ResidentPipeline for Pipeline {
                 workgroup,
                 workgroup_opcodes: self.workgroup_opcodes.clone(),
                 item_deadline: request.item_deadline,
+                width: self.inner.width,
             },
             rings: rings.map_err(refused)?,
             completed: Notifier::completion(regions).map_err(refused)?,

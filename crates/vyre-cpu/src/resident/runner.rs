@@ -9,11 +9,11 @@ use vyre_driver::protocol::{ARG_WORDS, Fault, Status, TRAP_DEADLINE};
 use vyre_driver::ring::{Completion, SlotImage};
 
 use crate::buffers::Bound;
-use crate::exec::{Env, Poll, Wave, Workgroup, run, width_for};
+use crate::exec::{Env, MAX_WIDTH, Poll, Wave, Width, Workgroup, run};
 use crate::flat::{Flat, Place};
 
 /// Most items that run together.
-pub(super) const BATCH: usize = 32;
+pub(super) const BATCH: usize = MAX_WIDTH as usize;
 
 /// The item programs of a kernel over its buffers.
 pub(super) struct Programs {
@@ -23,6 +23,7 @@ pub(super) struct Programs {
     /// Opcodes that a workgroup runs, sorted.
     pub(super) workgroup_opcodes: Vec<u32>,
     pub(super) item_deadline: Option<Duration>,
+    pub(super) width: Width,
 }
 
 impl Programs {
@@ -49,7 +50,8 @@ pub(super) struct Runner {
     one: Option<Wave<1>>,
     eight: Option<Wave<8>>,
     full: Option<Wave<{ BATCH }>>,
-    narrow_workgroup: Option<Workgroup<8>>,
+    workgroup_of_one: Option<Workgroup<1>>,
+    workgroup_of_eight: Option<Workgroup<8>>,
     workgroup: Option<Workgroup<{ BATCH }>>,
 }
 
@@ -62,10 +64,13 @@ impl Runner {
         stop: &dyn Fn() -> bool,
         outcomes: &mut Vec<Outcome>,
     ) {
-        match width_for(items.len() as u32) {
-            1 => lanes(&mut self.one, programs, items, stop, outcomes),
-            8 => lanes(&mut self.eight, programs, items, stop, outcomes),
-            _ => lanes(&mut self.full, programs, items, stop, outcomes),
+        let width = programs.width.for_invocations(items.len() as u32);
+        for items in items.chunks(width.lanes() as usize) {
+            match width {
+                Width::One => lanes(&mut self.one, programs, items, stop, outcomes),
+                Width::Eight => lanes(&mut self.eight, programs, items, stop, outcomes),
+                Width::Full => lanes(&mut self.full, programs, items, stop, outcomes),
+            }
         }
     }
 
@@ -80,10 +85,10 @@ impl Runner {
             return Outcome::Ended(Completion::fault(Fault::UnknownOpcode));
         };
         let deadline = programs.item_deadline;
-        if flat.invocations() <= 8 {
-            whole(&mut self.narrow_workgroup, flat, buffers, deadline, item, stop)
-        } else {
-            whole(&mut self.workgroup, flat, buffers, deadline, item, stop)
+        match programs.width.for_invocations(flat.invocations()) {
+            Width::One => whole(&mut self.workgroup_of_one, flat, buffers, deadline, item, stop),
+            Width::Eight => whole(&mut self.workgroup_of_eight, flat, buffers, deadline, item, stop),
+            Width::Full => whole(&mut self.workgroup, flat, buffers, deadline, item, stop),
         }
     }
 }

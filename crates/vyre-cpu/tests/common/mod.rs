@@ -43,6 +43,16 @@ pub fn backend(threads: usize) -> CpuBackend {
     CpuBackend::with_config(CpuConfig::default().threads(threads))
 }
 
+/// Backends that must not differ in anything a program can see.
+pub fn all_settings() -> Vec<(String, CpuBackend)> {
+    let settings = [(1, 1), (1, 8), (1, 32), (3, 1), (3, 32)];
+    let backend = |(threads, lanes)| {
+        let config = CpuConfig::default().threads(threads).lanes(lanes);
+        (format!("{threads} threads, {lanes} lanes"), CpuBackend::with_config(config))
+    };
+    settings.into_iter().map(backend).collect()
+}
+
 /// Runs a kernel over whole buffers, in place.
 pub fn run(
     backend: &CpuBackend,
