@@ -97,6 +97,7 @@ fn each_error_points_at_its_place() {
         ("call f();", "6:6: there is no function called `f`"),
         ("let x: u32 = 1u32;\n let x: u32 = 1u32;", "7:6: a local called `x` is already defined on line 6"),
         ("trap 1;", "6:6: expected a literal with its type, such as `7u32` or `1.5f32`, found `1`"),
+        ("trap 1.f32;", "6:6: expected a literal with its type, such as `7u32` or `1.5f32`, found `1`"),
         ("trap 1u8;", "6:6: `1u8` is no literal: its type is not"),
         ("trap 4294967296u32;", "6:6: `4294967296u32` is no literal: it is outside the range"),
         ("trap -1u32;", "6:7: `1u32` is no literal: it is outside the range"),
