@@ -20,7 +20,7 @@ pub(super) enum Content {
     /// The host's copy, kept up to date by every upload.
     HostCopy(Vec<u8>),
     /// The last mirror, at this offset of the mirror area.
-    Mirrored { last: Vec<u8>, d2h_offset: u64 },
+    Mirrored { last: Vec<u8>, offset: u64 },
 }
 
 /// What an entry is bound to.
@@ -167,11 +167,12 @@ impl DeviceBuffers {
         self.entries.iter().map(binding).collect()
     }
 
-    /// The tables that the kernel mirrors, in the order of the buffers.
-    pub(super) fn mirrors(&self) -> Vec<Mirror> {
+    /// The tables that the kernel mirrors, in the order of the buffers. `area` is where the mirror area
+    /// begins in the d2h region.
+    pub(super) fn mirrors(&self, area: u64) -> Vec<Mirror> {
         let mirror = |entry: &Entry| match &entry.place {
-            Place::Device { content: Content::Mirrored { d2h_offset, .. }, handle: Some(handle), .. } => {
-                Some(Mirror { source: handle.binding(), d2h_offset: *d2h_offset })
+            Place::Device { content: Content::Mirrored { offset, .. }, handle: Some(handle), .. } => {
+                Some(Mirror { source: handle.binding(), d2h_offset: area.saturating_add(*offset) })
             }
             _ => None,
         };
@@ -181,8 +182,8 @@ impl DeviceBuffers {
     /// Hands every mirrored table's bytes over, to be brought up to date, with its name and place.
     pub(super) fn for_each_mirror(&mut self, mut each: impl FnMut(&str, u64, &mut Vec<u8>)) {
         for entry in &mut self.entries {
-            if let Place::Device { content: Content::Mirrored { last, d2h_offset }, .. } = &mut entry.place {
-                each(&entry.name, *d2h_offset, last);
+            if let Place::Device { content: Content::Mirrored { last, offset }, .. } = &mut entry.place {
+                each(&entry.name, *offset, last);
             }
         }
     }

@@ -90,7 +90,7 @@ impl Shared {
         self.renew_lease();
         let (bindings, mirrors) = {
             let buffers = lock(&self.buffers);
-            (buffers.bindings()?, buffers.mirrors())
+            (buffers.bindings()?, buffers.mirrors(regions.layout.mirror().offset))
         };
         let request = StartRequest {
             regions,

@@ -160,7 +160,7 @@ impl SessionPlan {
         // The counters come last in the mirror area: their magic word says that the others are there.
         let log_at = u64::from(layout.usage_words()) * 4;
         let counters_at = log_at + u64::from(debug_log::WORDS.next_multiple_of(4)) * 4;
-        let mirrored = |last: Vec<u8>, d2h_offset: u64| Content::Mirrored { last, d2h_offset };
+        let mirrored = |last: Vec<u8>, offset: u64| Content::Mirrored { last, offset };
         let mut counters = layout.header(0).to_vec();
         counters.resize(layout.counters_words() as usize, 0);
         let [counters_name, tenants, usage, windows, log, dfa] = SYSTEM_BUFFERS;
