@@ -126,7 +126,10 @@ fn stress(threads: usize, capacity: u32, for_how_long: Duration) {
         vyre_driver::VyreBackend::read_buffer(&session.backend, session.state, 0, &mut word).unwrap();
         assert_eq!(u64::from(u32::from_le_bytes(word)), bumps, "an item ran twice, or not at all");
         assert!(restarts.load(Ordering::Relaxed) > 10 && answered > 1000, "{answered} answers");
-        eprintln!("{threads} workers, {capacity} slots: {answered} items, {} restarts", restarts.into_inner());
+        eprintln!(
+            "{threads} workers, {capacity} slots: {answered} items, {} restarts",
+            restarts.into_inner()
+        );
     });
 }
 

@@ -1,6 +1,6 @@
 //! A small item program and a session around it, for the tests of the resident kernel.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: running a program over buffers given as bytes.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::time::Duration;
 
