@@ -1,6 +1,8 @@
 //! The Vyre megakernel: opcode handlers, descriptors, batch dispatch, persistent sessions and recovery.
 
 pub mod batch;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod debug_log;
 pub mod descriptor;
 pub mod dfa;

@@ -324,7 +324,7 @@ fn run_slot(batch: &BatchOnly, calls: &Calls, workgroup_opcodes: &[u32]) -> vyre
             if let Some(work) = batch.work {
                 f.switch(opcode, |arms| {
                     arms.case(workgroup_opcodes.iter().copied(), |f| {
-                        let at = f.let_("entry", slot * WORK_WORDS);
+                        let at = f.let_("work_entry", slot * WORK_WORDS);
                         f.store(work, at, 1_u32);
                         f.store(work, at + 1, opcode);
                         f.store(work, at + 2, tenant);
@@ -414,7 +414,7 @@ fn workgroup_entry(
     let again = f.var_("again", false);
     let slot = f.var_("slot", Builtin::WorkgroupId(Axis::X));
     f.while_(slot.lt(work.len() / WORK_WORDS), |f| {
-        let at = f.let_("entry", slot * WORK_WORDS);
+        let at = f.let_("work_entry", slot * WORK_WORDS);
         f.if_(work.load(at).eq_(1), |f| {
             let mut values: Vec<Value> = (1_u32..4).map(|word| work.load(at + word)).collect();
             values.push(slot.cast(U64));

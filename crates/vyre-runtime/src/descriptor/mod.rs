@@ -60,6 +60,18 @@ pub trait Publish {
     }
 }
 
+/// A finished item as it is, unknown and reserved opcodes included: the device has the last word.
+impl Publish for SlotImage {
+    fn slot_count(&self) -> usize {
+        1
+    }
+
+    fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
+        sink(self);
+        Ok(())
+    }
+}
+
 /// Copies arguments into an array padded with zeros.
 fn padded(args: &[u32]) -> Result<[u32; ARG_WORDS], MegakernelError> {
     let mut words = [0; ARG_WORDS];

@@ -211,6 +211,11 @@ impl<'f> HandlerBuilder<'f> {
         self.function.barrier();
     }
 
+    /// The same as [`fault`](Self::fault).
+    pub fn trap(&mut self, code: impl Into<Value>) {
+        self.function.trap(code);
+    }
+
     /// Any atomic access. The result is a new local, `None` for a store.
     pub fn atomic(
         &mut self,

@@ -99,6 +99,11 @@ struct UserBuffer {
 }
 
 impl Parts {
+    /// The buffer bound to a name, if there is one.
+    pub(crate) fn user_binding(&self, name: &str) -> Option<BufferBinding> {
+        self.user.iter().find(|user| user.name == name).and_then(|user| user.binding)
+    }
+
     /// The bound buffers, in order.
     pub(crate) fn user_bindings(&self) -> Result<Vec<BufferBinding>, MegakernelError> {
         let binding = |user: &UserBuffer| {
@@ -254,8 +259,7 @@ impl Megakernel {
     /// The buffer that batches bind to a name of the handlers, if there is one. Another one after a
     /// rebuild.
     pub fn buffer(&self, name: &str) -> Option<BufferBinding> {
-        let built = self.built();
-        built.parts.user.iter().find(|user| user.name == name).and_then(|user| user.binding)
+        self.built().parts.user_binding(name)
     }
 
     /// Recovers the backend after a device loss, and makes pipelines and buffers again. Without a loss, or
