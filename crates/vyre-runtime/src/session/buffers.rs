@@ -4,11 +4,11 @@
 //! own tables. After a loss the former are filled from the copy, the latter from the mirror, so quotas, the
 //! epoch and the counters go on where they were last seen; everything else starts as zeros.
 
-use vyre_driver::{BackendError, BufferDesc, BufferHandle, Mirror, ResidentBinding, VyreBackend};
-use vyre_foundation::MemorySpace;
+use vyre_driver::{BackendError, BufferBinding, BufferDesc, Mirror, ResidentBinding, VyreBackend};
 
+use super::plan::check_len;
 use crate::error::MegakernelError;
-use crate::handler::Backing;
+use crate::handler::{Backing, HandlerBinding};
 
 /// Where the bytes of a buffer come from when it is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub(super) enum Place {
         desc: BufferDesc,
         /// What it is filled with.
         content: Content,
-        /// The buffer, once it is made.
-        handle: Option<BufferHandle>,
+        /// The buffer or the part of it, once it is made.
+        binding: Option<BufferBinding>,
         /// Whether the session made it, and so destroys it.
         owned: bool,
     },
@@ -63,29 +63,37 @@ impl Entry {
     /// A buffer that the session makes.
     pub(super) fn device(desc: BufferDesc, content: Content) -> Entry {
         let name = desc.label.clone();
-        Entry { name, place: Place::Device { desc, content, handle: None, owned: true } }
+        Entry { name, place: Place::Device { desc, content, binding: None, owned: true } }
     }
 
-    /// A buffer that a user bound.
-    pub(super) fn bound(
-        name: &str,
-        handle: BufferHandle,
-        space: MemorySpace,
-        backing: Backing,
+    /// A buffer that somebody else made.
+    pub(super) fn given(
+        declared: &HandlerBinding,
+        binding: BufferBinding,
         backend: &dyn VyreBackend,
     ) -> Result<Entry, MegakernelError> {
-        let desc = BufferDesc::new(name, handle.element, handle.len).in_space(space);
-        let content = match backing {
+        let element = binding.buffer.element;
+        if element != declared.element {
+            return Err(MegakernelError::InvalidBinding {
+                binding: declared.name.clone(),
+                problem: format!("elements of {element} are bound to it, {} declared", declared.element),
+                remedy: "bind a buffer of the declared element type",
+            });
+        }
+        let elements = binding.byte_len / element.size() as u64;
+        check_len(declared, elements)?;
+        let desc = BufferDesc::new(&declared.name, element, elements).in_space(declared.space);
+        let content = match declared.backing {
             Backing::Volatile => Content::Volatile,
             Backing::HostBacked => {
                 let mut copy = zeros(&desc)?;
-                let attempted = "copy a bound buffer to the host";
-                backend.read_buffer(handle, 0, &mut copy).map_err(MegakernelError::backend(attempted))?;
+                let read = backend.read_buffer(binding.buffer, binding.byte_offset, &mut copy);
+                read.map_err(MegakernelError::backend("copy a bound buffer to the host"))?;
                 Content::HostCopy(copy)
             }
         };
-        let place = Place::Device { desc, content, handle: Some(handle), owned: false };
-        Ok(Entry { name: name.to_owned(), place })
+        let place = Place::Device { desc, content, binding: Some(binding), owned: false };
+        Ok(Entry { name: declared.name.clone(), place })
     }
 }
 
@@ -115,11 +123,11 @@ impl DeviceBuffers {
     /// destroyed by [`DeviceBuffers::destroy`].
     pub(super) fn create(&mut self, backend: &dyn VyreBackend) -> Result<(), BackendError> {
         for entry in &mut self.entries {
-            let Place::Device { desc, content, handle: handle @ None, .. } = &mut entry.place else {
+            let Place::Device { desc, content, binding: binding @ None, .. } = &mut entry.place else {
                 continue;
             };
             let made = backend.create_buffer(desc)?;
-            *handle = Some(made);
+            *binding = Some(made.binding());
             match content {
                 Content::Initial(bytes)
                 | Content::HostCopy(bytes)
@@ -136,8 +144,8 @@ impl DeviceBuffers {
     /// Forgets the handles of a lost device, the user's included: what comes next is the session's own.
     pub(super) fn forget(&mut self) {
         for entry in &mut self.entries {
-            if let Place::Device { handle, owned, .. } = &mut entry.place {
-                *handle = None;
+            if let Place::Device { binding, owned, .. } = &mut entry.place {
+                *binding = None;
                 *owned = true;
             }
         }
@@ -146,9 +154,9 @@ impl DeviceBuffers {
     /// Gives back what the session made.
     pub(super) fn destroy(&mut self, backend: &dyn VyreBackend) {
         for entry in &mut self.entries {
-            if let Place::Device { handle, owned: true, .. } = &mut entry.place
-                && let Some(handle) = handle.take()
-                && let Err(error) = backend.destroy_buffer(handle)
+            if let Place::Device { binding, owned: true, .. } = &mut entry.place
+                && let Some(binding) = binding.take()
+                && let Err(error) = backend.destroy_buffer(binding.buffer)
             {
                 tracing::debug!(%error, buffer = entry.name, "a buffer was not given back");
             }
@@ -161,8 +169,8 @@ impl DeviceBuffers {
             Place::HostToDevice { byte_offset, byte_len } => {
                 Ok(ResidentBinding::HostToDevice { byte_offset, byte_len })
             }
-            Place::Device { handle: Some(handle), .. } => Ok(ResidentBinding::Buffer(handle.binding())),
-            Place::Device { handle: None, .. } => Err(not_there(&entry.name)),
+            Place::Device { binding: Some(binding), .. } => Ok(ResidentBinding::Buffer(binding)),
+            Place::Device { binding: None, .. } => Err(not_there(&entry.name)),
         };
         self.entries.iter().map(binding).collect()
     }
@@ -171,8 +179,8 @@ impl DeviceBuffers {
     /// begins in the d2h region.
     pub(super) fn mirrors(&self, area: u64) -> Vec<Mirror> {
         let mirror = |entry: &Entry| match &entry.place {
-            Place::Device { content: Content::Mirrored { offset, .. }, handle: Some(handle), .. } => {
-                Some(Mirror { source: handle.binding(), d2h_offset: area.saturating_add(*offset) })
+            Place::Device { content: Content::Mirrored { offset, .. }, binding: Some(source), .. } => {
+                Some(Mirror { source: *source, d2h_offset: area.saturating_add(*offset) })
             }
             _ => None,
         };
@@ -204,16 +212,17 @@ impl DeviceBuffers {
         byte_offset: u64,
         bytes: &[u8],
     ) -> Result<(), MegakernelError> {
-        let (handle, content) = self.device(name)?;
+        let (binding, content) = self.device(name)?;
+        let at = inside(name, &binding, byte_offset, bytes.len())?;
         if let Content::HostCopy(copy) = content {
             let end = usize::try_from(byte_offset).ok().and_then(|at| Some(at..at.checked_add(bytes.len())?));
             match end.and_then(|range| copy.get_mut(range)) {
                 Some(place) => place.copy_from_slice(bytes),
-                None => return Err(out_of_buffer(name, byte_offset, bytes.len(), copy.len())),
+                None => return Err(out_of_buffer(name, byte_offset, bytes.len(), copy.len() as u64)),
             }
         }
         backend
-            .write_buffer(handle, byte_offset, bytes)
+            .write_buffer(binding.buffer, at, bytes)
             .map_err(MegakernelError::backend("upload to a buffer"))
     }
 
@@ -225,15 +234,16 @@ impl DeviceBuffers {
         byte_offset: u64,
         into: &mut [u8],
     ) -> Result<(), MegakernelError> {
-        let (handle, _) = self.device(name)?;
-        backend.read_buffer(handle, byte_offset, into).map_err(MegakernelError::backend("download a buffer"))
+        let (binding, _) = self.device(name)?;
+        let at = inside(name, &binding, byte_offset, into.len())?;
+        backend.read_buffer(binding.buffer, at, into).map_err(MegakernelError::backend("download a buffer"))
     }
 
-    fn device(&mut self, name: &str) -> Result<(BufferHandle, &mut Content), MegakernelError> {
+    fn device(&mut self, name: &str) -> Result<(BufferBinding, &mut Content), MegakernelError> {
         let entry = self.entries.iter_mut().find(|entry| entry.name == name);
         match entry.map(|entry| &mut entry.place) {
-            Some(Place::Device { handle: Some(handle), content, .. }) => Ok((*handle, content)),
-            Some(Place::Device { handle: None, .. }) => Err(not_there(name)),
+            Some(Place::Device { binding: Some(binding), content, .. }) => Ok((*binding, content)),
+            Some(Place::Device { binding: None, .. }) => Err(not_there(name)),
             Some(Place::HostToDevice { .. }) => Err(MegakernelError::InvalidBinding {
                 binding: name.to_owned(),
                 problem: "it lies in the host's region".to_owned(),
@@ -256,7 +266,16 @@ fn not_there(name: &str) -> MegakernelError {
     }
 }
 
-fn out_of_buffer(name: &str, offset: u64, bytes: usize, len: usize) -> MegakernelError {
+/// The place in the whole buffer of bytes in the part of it that is bound.
+fn inside(name: &str, binding: &BufferBinding, offset: u64, bytes: usize) -> Result<u64, MegakernelError> {
+    let end = offset.checked_add(bytes as u64).filter(|end| *end <= binding.byte_len);
+    match end.and(binding.byte_offset.checked_add(offset)) {
+        Some(at) => Ok(at),
+        None => Err(out_of_buffer(name, offset, bytes, binding.byte_len)),
+    }
+}
+
+fn out_of_buffer(name: &str, offset: u64, bytes: usize, len: u64) -> MegakernelError {
     MegakernelError::InvalidBinding {
         binding: name.to_owned(),
         problem: format!("{bytes} bytes at {offset} exceed its {len} bytes"),

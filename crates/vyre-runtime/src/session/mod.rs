@@ -50,6 +50,7 @@ use crate::debug_log::DebugLog;
 use crate::descriptor::{Publish, SlotDescriptor, WindowClass, WindowDescriptor};
 use crate::error::MegakernelError;
 use crate::io_service::IoResource;
+use crate::megakernel::Megakernel;
 use crate::recovery::Recoverable;
 use crate::state::tenant_row;
 use crate::telemetry::{Latency, TelemetrySnapshot, Totals};
@@ -60,7 +61,7 @@ use self::shared::{Gate, Settings, Shared, lock, ring_error};
 
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
 pub use self::plan::PAYLOAD_BINDING;
-pub(crate) use self::plan::SessionPlan;
+use self::plan::SessionPlan;
 pub use self::replay::Restore;
 pub use self::ticket::{Payload, Ticket, Tickets};
 pub use self::window::SubmittedWindow;
@@ -79,12 +80,32 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
+impl Megakernel {
+    /// Launches a session with default options.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_with`](Self::start_with).
+    pub fn start(&self) -> Result<PersistentSession, MegakernelError> {
+        self.start_with(SessionOptions::new())
+    }
+
+    /// Launches a session. Buffers that the options do not bind are the megakernel's own, shared with its
+    /// batches; the session needs nothing else of the megakernel once it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::InvalidGeometry`] unless the slot count is a power of two,
+    /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
+    /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
+    pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
+        PersistentSession::launch(SessionPlan::of(self), options)
+    }
+}
+
 impl PersistentSession {
     /// Makes regions and buffers, compiles, and launches.
-    pub(crate) fn start(
-        plan: SessionPlan,
-        mut options: SessionOptions,
-    ) -> Result<PersistentSession, MegakernelError> {
+    fn launch(plan: SessionPlan, mut options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
         plan.check(&options)?;
         let regions = plan.regions(&options)?;
         let mut buffers = plan.buffers(&mut options, &regions)?;

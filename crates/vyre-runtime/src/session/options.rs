@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vyre_driver::ring::Completion;
 use vyre_driver::wait::WaitStrategy;
-use vyre_driver::{BufferHandle, PersistentThreadMode};
+use vyre_driver::{BufferBinding, PersistentThreadMode};
 
 use super::Restore;
 use crate::error::MegakernelError;
@@ -25,8 +25,8 @@ pub(crate) enum BoundBuffer {
     Bytes(Vec<u8>),
     /// A new buffer of so many elements, all zero.
     Zeroed(u64),
-    /// A buffer that the caller made.
-    Handle(BufferHandle),
+    /// A buffer that somebody else made.
+    Given(BufferBinding),
 }
 
 /// How to start a session. The defaults suit a first try; every field has a method.
@@ -174,10 +174,11 @@ impl SessionOptions {
         self
     }
 
-    /// Binds a named buffer of the handlers to a buffer that the caller made and keeps. After a device loss
-    /// the session goes on with a buffer of its own.
-    pub fn bind(mut self, name: impl Into<String>, buffer: BufferHandle) -> SessionOptions {
-        self.buffers.insert(name.into(), BoundBuffer::Handle(buffer));
+    /// Binds a named buffer of the handlers to a buffer that the caller made and keeps. Names that are not
+    /// bound here are bound to the megakernel's buffers. After a device loss the session goes on with buffers
+    /// of its own.
+    pub fn bind(mut self, name: impl Into<String>, buffer: BufferBinding) -> SessionOptions {
+        self.buffers.insert(name.into(), BoundBuffer::Given(buffer));
         self
     }
 }

@@ -1,11 +1,12 @@
 //! What a session is made from: programs, tables, and the regions and buffers that follow from them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vyre_driver::layout::{RegionConfig, Section};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::SlotImage;
-use vyre_driver::{BackendError, BufferDesc, PersistentThreadMode, ResidentSpec, VyreBackend};
+use vyre_driver::{BackendError, BufferBinding, BufferDesc, PersistentThreadMode, ResidentSpec, VyreBackend};
 use vyre_foundation::{BufferAccess, DataType, MemorySpace};
 
 use super::buffers::{Content, DeviceBuffers, Entry, Place, zeros};
@@ -15,10 +16,12 @@ use crate::dfa::DfaTables;
 use crate::error::MegakernelError;
 use crate::handler::{Backing, HandlerBinding};
 use crate::item::{HandlerTable, ItemPrograms, SYSTEM_BUFFERS};
-use crate::opcode::SlotOpcode;
-use crate::recovery::MegakernelRecoveryPolicy;
+use crate::megakernel::{Megakernel, Parts};
+use crate::opcode::{BuiltinOpcode, SlotOpcode};
+use crate::packed;
+use crate::recovery::{Built, MegakernelRecoveryPolicy};
 use crate::state::{StateLayout, debug_log, tenant_row};
-use crate::tenant::TenantTable;
+use crate::tenant::{TenantConfig, TenantTable};
 
 /// The binding through which handlers read the session's payload arena: `u8`, host-visible, read only.
 pub const PAYLOAD_BINDING: &str = "payload";
@@ -27,24 +30,45 @@ pub const PAYLOAD_BINDING: &str = "payload";
 const DEFAULT_ARENA_BYTES: u32 = 1 << 20;
 
 /// What a session takes from its megakernel.
-pub(crate) struct SessionPlan {
+pub(super) struct SessionPlan {
     /// Where it runs.
-    pub(crate) backend: Arc<dyn VyreBackend>,
+    pub(super) backend: Arc<dyn VyreBackend>,
     /// What runs.
-    pub(crate) programs: Arc<ItemPrograms>,
+    pub(super) programs: Arc<ItemPrograms>,
     /// For whom.
-    pub(crate) tenants: Arc<TenantTable>,
+    pub(super) tenants: Arc<TenantTable>,
     /// The sizes of the tables.
-    pub(crate) layout: StateLayout,
+    pub(super) layout: StateLayout,
     /// The DFA tables.
-    pub(crate) dfa: Arc<DfaTables>,
+    pub(super) dfa: Arc<DfaTables>,
     /// Slots of the ring unless the options say otherwise.
-    pub(crate) slots: u32,
+    pub(super) slots: u32,
     /// What to do about a loss unless the options say otherwise.
-    pub(crate) recovery: MegakernelRecoveryPolicy,
+    pub(super) recovery: MegakernelRecoveryPolicy,
+    /// The megakernel's buffers, bound unless the options bind others.
+    pub(super) bound: BTreeMap<String, BufferBinding>,
+    /// Keeps them.
+    pub(super) _parts: Arc<Built<Parts>>,
 }
 
 impl SessionPlan {
+    /// What a session takes from a megakernel; it does not need the megakernel itself.
+    pub(super) fn of(megakernel: &Megakernel) -> SessionPlan {
+        let parts = megakernel.built();
+        let names = megakernel.handlers().bindings().iter().map(|binding| &binding.name);
+        SessionPlan {
+            backend: Arc::clone(megakernel.backend()),
+            programs: Arc::clone(megakernel.programs()),
+            tenants: Arc::clone(megakernel.tenants()),
+            layout: megakernel.layout(),
+            dfa: Arc::clone(megakernel.dfa_tables()),
+            slots: megakernel.slot_count(),
+            recovery: megakernel.recovery_policy(),
+            bound: names.filter_map(|name| Some((name.clone(), megakernel.buffer(name)?))).collect(),
+            _parts: parts,
+        }
+    }
+
     /// The handlers.
     pub(super) fn handlers(&self) -> &HandlerTable {
         self.programs.handlers()
@@ -82,12 +106,36 @@ impl SessionPlan {
     /// Refuses an item that no handler runs, or that its tenant may not submit. The device checks again.
     #[inline]
     pub(super) fn check_image(&self, image: &SlotImage) -> Result<(), MegakernelError> {
+        let tenant = self.tenants.get(image.tenant)?;
         let opcode = SlotOpcode::new(image.opcode);
-        if opcode.builtin().is_none() && self.handlers().get(opcode).is_none() {
+        self.check_opcode(tenant, image.tenant, opcode)?;
+        if opcode.builtin() == Some(BuiltinOpcode::PackedSlot) {
+            for op in packed::decode(&image.args)? {
+                self.check_opcode(tenant, image.tenant, op.opcode())?;
+                if !self.programs.is_packable(op.opcode()) {
+                    return Err(MegakernelError::MalformedDescriptor {
+                        what: "packed slot",
+                        problem: "an operation has no handler that can be packed",
+                        remedy: "use handlers of lane granularity that never requeue",
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_opcode(
+        &self,
+        config: &TenantConfig,
+        tenant: u16,
+        opcode: SlotOpcode,
+    ) -> Result<(), MegakernelError> {
+        if !self.handlers().knows(opcode) {
             return Err(MegakernelError::UnknownOpcode { opcode });
         }
-        if !self.tenants.get(image.tenant)?.permits(opcode) {
-            return Err(MegakernelError::PermissionDenied { tenant: image.tenant, opcode });
+        if !config.permits(opcode) {
+            return Err(MegakernelError::PermissionDenied { tenant, opcode });
         }
         Ok(())
     }
@@ -196,6 +244,7 @@ impl SessionPlan {
             Err(MegakernelError::InvalidBinding { binding: binding.name.clone(), problem, remedy })
         };
         let size = binding.element.size() as u64;
+        let to = to.or_else(|| self.bound.get(&binding.name).copied().map(BoundBuffer::Given));
         let (elements, initial) = match to {
             None if binding.min_len == 0 => {
                 return refuse(
@@ -215,28 +264,11 @@ impl SessionPlan {
                 }
                 (len / size, Some(bytes))
             }
-            Some(BoundBuffer::Handle(handle)) => {
-                if handle.element != binding.element || handle.len < binding.min_len.into() {
-                    return refuse(
-                        format!("{} elements of {} are bound to it", handle.len, handle.element),
-                        "bind a buffer of the declared element type and least length",
-                    );
-                }
-                return Entry::bound(
-                    &binding.name,
-                    handle,
-                    binding.space,
-                    binding.backing,
-                    self.backend.as_ref(),
-                );
+            Some(BoundBuffer::Given(given)) => {
+                return Entry::given(binding, given, self.backend.as_ref());
             }
         };
-        if elements < binding.min_len.into() {
-            return refuse(
-                format!("{elements} elements are bound to it, {} declared", binding.min_len),
-                "bind at least the declared length",
-            );
-        }
+        check_len(binding, elements)?;
         let desc = BufferDesc::new(&binding.name, binding.element, elements).in_space(binding.space);
         let content = match (binding.backing, initial) {
             (Backing::HostBacked, Some(bytes)) => Content::HostCopy(bytes),
@@ -246,6 +278,18 @@ impl SessionPlan {
         };
         Ok(Entry::device(desc, content))
     }
+}
+
+/// Refuses fewer elements than declared.
+pub(super) fn check_len(binding: &HandlerBinding, elements: u64) -> Result<(), MegakernelError> {
+    if elements >= binding.min_len.into() {
+        return Ok(());
+    }
+    Err(MegakernelError::InvalidBinding {
+        binding: binding.name.clone(),
+        problem: format!("{elements} elements are bound to it, {} declared", binding.min_len),
+        remedy: "bind at least the declared length",
+    })
 }
 
 fn section(section: Section) -> Place {
