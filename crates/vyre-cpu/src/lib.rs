@@ -29,3 +29,8 @@ mod pool;
 mod resident;
 
 pub use backend::{CpuBackend, CpuConfig};
+
+/// The traits this backend implements.
+pub use vyre_driver as driver;
+/// The programs it runs.
+pub use vyre_foundation as foundation;

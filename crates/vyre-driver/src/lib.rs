@@ -28,3 +28,6 @@ pub use protocol::{Fault, Status};
 pub use resident::{
     KernelState, Mirror, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
 };
+
+/// The programs that the traits speak of.
+pub use vyre_foundation as foundation;

@@ -39,3 +39,8 @@ pub use recovery::{MegakernelRecoveryDecision, MegakernelRecoveryPolicy};
 pub use session::{PersistentSession, SessionOptions};
 pub use state::StateLayout;
 pub use tenant::{TenantConfig, TenantTable, TenantWindow};
+
+/// Backends, buffers, errors: what a megakernel runs on.
+pub use vyre_driver as driver;
+/// The IR that handlers are written in.
+pub use vyre_foundation as foundation;
