@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::expressions::{own, place_in_workgroup};
 use super::{Frame, Known, MOST_ROUNDS, MOST_WORK, Maker, Place, Role, Visible};
 use crate::builder::{FunctionBuilder, Operand, Value, Var};
-use crate::ir::{AtomicOp, BufferAccess, MemoryOrdering, MemoryScope, MemorySpace, RmwOp};
+use crate::ir::{Atomic, AtomicOp, BufferAccess, MemoryOrdering, MemoryScope, MemorySpace, Node, RmwOp};
 use crate::types::ScalarType;
 
 const DEEPEST: u8 = 4;
@@ -196,22 +196,29 @@ impl Maker<'_> {
         if self.choices.flag()
             && let Some(&(known, op)) = self.choices.among(&counts)
         {
-            // The order of the changes is seen in what they yield, so that is not looked at.
             let value = self.value(frame, known.buffer.element.scalar(), false);
-            let ordering = self.rmw_ordering();
-            f.atomic(
-                AtomicOp::Rmw(op, value.into_expr()),
-                known.buffer,
-                index,
-                ordering,
-                MemoryScope::Device,
-            );
-            return;
+            return self.count(f, known, op, index, value);
         }
         let Some(known) = self.owned(frame).filter(|known| known.buffer.element.is_atomic()) else {
             return self.store(f, frame);
         };
         self.own_atomic(f, frame, known, index);
+    }
+
+    /// A change whose result is dropped: the order of the changes would be seen in it.
+    fn count(&mut self, f: &mut FunctionBuilder, known: Known, op: RmwOp, index: Value, value: Value) {
+        let scope = match known.buffer.space {
+            MemorySpace::Workgroup => MemoryScope::Workgroup,
+            _ => MemoryScope::Device,
+        };
+        f.push(Node::Atomic(Atomic {
+            op: AtomicOp::Rmw(op, value.into_expr()),
+            buffer: known.buffer.id,
+            index: index.into_expr(),
+            ordering: self.rmw_ordering(),
+            scope,
+            result: None,
+        }));
     }
 
     /// Any atomic on the invocation's own slot, where its result is certain.
@@ -305,9 +312,7 @@ impl Maker<'_> {
         if known.buffer.element.is_atomic() && self.choices.flag() {
             let op = self.choices.one_of(&[RmwOp::Add, RmwOp::Xor, RmwOp::Max]);
             let index = self.value(frame, ScalarType::U32, false);
-            let ordering = self.rmw_ordering();
-            let op = AtomicOp::Rmw(op, value.into_expr());
-            f.atomic(op, known.buffer, index, ordering, MemoryScope::Workgroup);
+            self.count(f, known, op, index, value);
         } else {
             f.store(known.buffer, place_in_workgroup(), value);
         }

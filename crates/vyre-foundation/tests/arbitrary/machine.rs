@@ -1,79 +1,73 @@
-//! Whether the uniformity analysis is sound: programs that it accepts are run one invocation at a time, with
-//! loads that differ as much as they can, and all invocations must pass the same barriers in the same order.
-//!
-//! The programs are those of the generator, with barriers and early exits put in at random places; most are
-//! refused, and the test counts that enough are not.
+//! One invocation run by itself, with loads that yield anything: what it passes and touches on the way.
 
-use vyre_foundation::arbitrary::arbitrary_program;
 use vyre_foundation::semantics::{binary, bitcast, cast, fma, unary, widen, zero};
 use vyre_foundation::{
-    Atomic, Axis, BinaryOp, Builtin, Expr, Function, Granularity, Literal, MemorySpace, Node, Program,
-    ProgramKind, ScalarType, text, validate,
+    Atomic, AtomicOp, Builtin, Expr, Function, Granularity, Literal, MemorySpace, Node, Program, ProgramKind,
+    RmwOp, ScalarType,
 };
 
-const GROUPS: u32 = 3;
-const PROGRAMS: u32 = 12_000;
+/// Workgroups, or items of workgroup granularity, in x.
+pub(crate) const GROUPS: u32 = 3;
+/// Invocations run of each workgroup.
+pub(crate) const LANES: u32 = 12;
 
-#[test]
-fn accepted_programs_pass_the_same_barriers() {
-    let mut random = Random(1);
-    let (mut accepted, mut passed, mut grids) = (0, 0, 0);
-    for _ in 0..PROGRAMS {
-        let bytes: Vec<u8> = (0..random.below(700)).map(|_| random.next() as u8).collect();
-        let mut program = arbitrary_program(&bytes);
-        disturb_function(&mut program.entry, &mut random);
-        program.functions.iter_mut().for_each(|function| disturb_function(function, &mut random));
-        if let Ok(program) = validate(program) {
-            let (barriers, grid_barriers) = check(program.program(), random.next());
-            accepted += 1;
-            passed += u32::from(barriers);
-            grids += u32::from(grid_barriers);
-        }
-    }
-    println!("{accepted} accepted, {passed} pass barriers, {grids} pass grid barriers");
-    assert!(passed > 300 && grids > 100, "too few: {accepted}, {passed}, {grids}");
+/// What an invocation did.
+#[derive(Default)]
+pub(crate) struct Journal {
+    pub(crate) barriers: Vec<*const Node>,
+    pub(crate) grid_barriers: Vec<*const Node>,
+    pub(crate) accesses: Vec<Access>,
 }
 
-/// Runs all invocations of a few workgroups; yields whether they passed workgroup and grid barriers.
-fn check(program: &Program, seed: u64) -> (bool, bool) {
-    let [nx, ny, nz] = program.workgroup_size;
-    let mut grid: Option<Vec<*const Node>> = None;
-    let mut any = false;
-    for group in 0..GROUPS {
-        let mut workgroup: Option<Vec<*const Node>> = None;
-        for lane in 0..(nx * ny * nz).min(12) {
-            let local = [lane % nx, lane / nx % ny, lane / nx / ny];
-            let group = [group, 0, 0];
-            // An item of workgroup granularity has the same words for all of the workgroup.
-            let shared = Random(seed ^ u64::from(group[0]));
-            let own = Random(seed.rotate_left(17) ^ u64::from(lane) << 32 ^ u64::from(group[0]));
-            let mut words =
-                if program.kind == ProgramKind::Item(Granularity::Lane) { own.clone() } else { shared };
-            let params = program.entry.locals.iter().take(program.entry.params as usize);
-            let args = params.map(|local| words.literal(local.ty)).collect();
-            let mut machine =
-                Machine { program, local, group, random: own, passed: Vec::new(), passed_grid: Vec::new() };
-            // However it ends.
-            let _ = machine.function(&program.entry, args);
-            let Machine { passed, passed_grid, .. } = machine;
-            any |= !passed.is_empty();
-            let expected = workgroup.get_or_insert_with(|| passed.clone());
-            assert_eq!(*expected, passed, "in a workgroup, invocation {lane} of\n{}", text::print(program));
-            let expected = grid.get_or_insert_with(|| passed_grid.clone());
-            assert_eq!(*expected, passed_grid, "in the grid, invocation {lane} of\n{}", text::print(program));
-        }
-    }
-    (any, grid.is_some_and(|grid| !grid.is_empty()))
+/// One access to memory other than uniform.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    pub(crate) buffer: u32,
+    pub(crate) index: u32,
+    pub(crate) kind: Kind,
+    /// Barriers passed before, those of the grid apart.
+    pub(crate) phase: usize,
+    pub(crate) grid_phase: usize,
 }
 
-/// Who is running, and what it has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Load,
+    Store,
+    /// An atomic whose result is used, or that is no read-modify-write.
+    Atomic,
+    /// A read-modify-write whose result is dropped.
+    Count(RmwOp),
+}
+
+/// Runs one invocation of a valid program.
+pub(crate) fn run(program: &Program, seed: u64, group: u32, lane: u32) -> Journal {
+    let [nx, ny, _] = program.workgroup_size;
+    let own = Random(seed.rotate_left(17) ^ u64::from(lane) << 32 ^ u64::from(group));
+    // An item of workgroup granularity has the same words for all of the workgroup.
+    let (first, mut words) = match program.kind {
+        ProgramKind::Item(Granularity::Lane) => (group * LANES + lane, own.clone()),
+        _ => (group, Random(seed ^ u64::from(group))),
+    };
+    let params = program.entry.locals.iter().take(program.entry.params as usize);
+    let mut args: Vec<Literal> = params.map(|local| words.literal(local.ty)).collect();
+    if let Some(arg) = args.first_mut() {
+        *arg = Literal::U32(first);
+    }
+    let local = [lane % nx, lane / nx % ny, lane / nx / ny];
+    let mut machine =
+        Machine { program, local, group: [group, 0, 0], random: own, journal: Journal::default() };
+    // However it ends.
+    let _ = machine.function(&program.entry, args);
+    machine.journal
+}
+
 struct Machine<'p> {
     program: &'p Program,
     local: [u32; 3],
     group: [u32; 3],
     random: Random,
-    passed: Vec<*const Node>,
-    passed_grid: Vec<*const Node>,
+    journal: Journal,
 }
 
 /// How a statement was left.
@@ -107,8 +101,21 @@ impl Machine<'_> {
                 locals[var.0 as usize] = self.value(value, locals);
             }
             // Nobody reads what is written: loads yield anything.
-            Node::Store { .. } => {}
-            Node::Atomic(Atomic { result, .. }) => {
+            Node::Store { buffer, index, value } => {
+                self.value(value, locals);
+                let index = self.word(index, locals);
+                self.touch(buffer.0, index, Kind::Store);
+            }
+            Node::Atomic(Atomic { op, buffer, index, result, .. }) => {
+                let index = self.word(index, locals);
+                let kind = match (op, result) {
+                    (AtomicOp::Rmw(op, value), None) => {
+                        self.value(value, locals);
+                        Kind::Count(*op)
+                    }
+                    _ => Kind::Atomic,
+                };
+                self.touch(buffer.0, index, kind);
                 if let Some(var) = result {
                     let ty = locals[var.0 as usize].ty();
                     locals[var.0 as usize] = self.random.literal(ty);
@@ -152,8 +159,8 @@ impl Machine<'_> {
                 return Err(Exit::Return(values.iter().map(|value| self.value(value, locals)).collect()));
             }
             Node::Block(body) => self.block(body, locals)?,
-            Node::WorkgroupBarrier => self.passed.push(node),
-            Node::GridBarrier => self.passed_grid.push(node),
+            Node::WorkgroupBarrier => self.journal.barriers.push(node),
+            Node::GridBarrier => self.journal.grid_barriers.push(node),
             Node::Trap(_) => return Err(Exit::Trap),
             Node::Call { results, function, args } => {
                 let args = args.iter().map(|arg| self.value(arg, locals)).collect();
@@ -164,6 +171,11 @@ impl Machine<'_> {
             }
         }
         Ok(())
+    }
+
+    fn touch(&mut self, buffer: u32, index: u32, kind: Kind) {
+        let (phase, grid_phase) = (self.journal.barriers.len(), self.journal.grid_barriers.len());
+        self.journal.accesses.push(Access { buffer, index, kind, phase, grid_phase });
     }
 
     fn word(&mut self, expr: &Expr, locals: &Locals) -> u32 {
@@ -183,6 +195,7 @@ impl Machine<'_> {
                 let bits = if decl.space == MemorySpace::Uniform {
                     Random(u64::from(buffer.0) << 32 | u64::from(index)).small()
                 } else {
+                    self.touch(buffer.0, index, Kind::Load);
                     self.random.small()
                 };
                 widen(decl.element, bits)
@@ -218,97 +231,18 @@ impl Machine<'_> {
     }
 }
 
-/// Puts barriers and early exits into a function.
-fn disturb_function(function: &mut Function, random: &mut Random) {
-    let results: Vec<ScalarType> = function.results.clone();
-    let likely = [0, 2, 6, 20][random.below(4) as usize];
-    disturb(&mut function.body, &results, false, likely, random);
-}
-
-fn disturb(nodes: &mut Vec<Node>, results: &[ScalarType], in_loop: bool, likely: u64, random: &mut Random) {
-    for node in nodes.iter_mut() {
-        match node {
-            Node::If { then, otherwise, .. } => {
-                disturb(then, results, in_loop, likely, random);
-                disturb(otherwise, results, in_loop, likely, random);
-            }
-            Node::Switch { cases, default, .. } => {
-                cases.iter_mut().for_each(|case| disturb(&mut case.body, results, in_loop, likely, random));
-                disturb(default, results, in_loop, likely, random);
-            }
-            Node::For { body, .. } | Node::While { body, .. } => {
-                disturb(body, results, true, likely, random);
-            }
-            Node::Block(body) => disturb(body, results, in_loop, likely, random),
-            _ => {}
-        }
-    }
-    for at in (0..=nodes.len()).rev() {
-        if random.below(100) >= likely {
-            continue;
-        }
-        // The head of a `while true` counts the rounds: nothing may come before it.
-        if in_loop && at < 2 {
-            continue;
-        }
-        let node = match random.below(3) {
-            0 => Node::WorkgroupBarrier,
-            1 => exit(results, in_loop, random),
-            _ => Node::If {
-                condition: condition(random),
-                then: vec![if random.below(2) == 0 {
-                    Node::WorkgroupBarrier
-                } else {
-                    exit(results, in_loop, random)
-                }],
-                otherwise: vec![],
-            },
-        };
-        let node = match node {
-            // Alone it would end the block.
-            Node::WorkgroupBarrier | Node::If { .. } => node,
-            exit => Node::If { condition: condition(random), then: vec![exit], otherwise: vec![] },
-        };
-        nodes.insert(at, node);
-    }
-}
-
-fn exit(results: &[ScalarType], in_loop: bool, random: &mut Random) -> Node {
-    match random.below(4) {
-        0 if in_loop => Node::Break,
-        1 if in_loop => Node::Continue,
-        2 => Node::Trap(Expr::Literal(Literal::U32(7))),
-        _ => Node::Return(results.iter().map(|&ty| Expr::Literal(random.literal(ty))).collect()),
-    }
-}
-
-fn condition(random: &mut Random) -> Expr {
-    let builtin = [
-        Builtin::LocalId(Axis::X),
-        Builtin::WorkgroupId(Axis::X),
-        Builtin::WorkgroupId(Axis::X),
-        Builtin::NumWorkgroups(Axis::X),
-        Builtin::WorkgroupSize(Axis::X),
-    ][random.below(5) as usize];
-    Expr::Binary {
-        op: [BinaryOp::Eq, BinaryOp::Ne, BinaryOp::Gt][random.below(3) as usize],
-        left: Box::new(Expr::Builtin(builtin)),
-        right: Box::new(Expr::Literal(Literal::U32(random.below(4) as u32))),
-    }
-}
-
 /// A linear congruential generator.
 #[derive(Clone)]
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mixed = (self.0 >> 32 ^ self.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed >> 32 ^ mixed
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
@@ -318,7 +252,7 @@ impl Random {
         if bits & 7 == 0 { bits >> 3 } else { bits >> 3 & 3 }
     }
 
-    fn literal(&mut self, ty: ScalarType) -> Literal {
+    pub(crate) fn literal(&mut self, ty: ScalarType) -> Literal {
         cast(ty, Literal::U64(self.small()))
     }
 }

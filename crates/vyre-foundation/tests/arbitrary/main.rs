@@ -1,11 +1,18 @@
-//! The generator of valid programs; the validator on programs that are nearly valid, or nothing of the kind.
+//! The generator of valid programs, and what it is good for: the validator on programs that are nearly valid,
+//! and the uniformity analysis against the run of programs.
 
+#[path = "../any_program/mod.rs"]
 mod any_program;
+mod machine;
+mod uniformity;
+
+use std::collections::HashMap;
 
 use any_program::any_program;
+use machine::{Access, GROUPS, Kind, LANES, run};
 use proptest::prelude::*;
 use vyre_foundation::arbitrary::arbitrary_program;
-use vyre_foundation::{Program, validate, wire};
+use vyre_foundation::{MemorySpace, Program, text, validate, wire};
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
@@ -46,6 +53,51 @@ proptest! {
             && let Err(errors) = validate(program)
         {
             prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1000))]
+
+    #[test]
+    fn arbitrary_programs_have_no_races(bytes in bytes(800), seed: u64) {
+        check_races(&arbitrary_program(&bytes), seed);
+    }
+}
+
+/// No two invocations may touch an element, unless both only read it, or count in it by one operation, or
+/// a barrier lies in between.
+fn check_races(program: &Program, seed: u64) {
+    let lanes = program.workgroup_size.iter().product::<u32>().min(LANES);
+    type Touched = HashMap<(u32, u32), Vec<(u32, u32, Access)>>;
+    let mut touched = Touched::new();
+    for (group, lane) in (0..GROUPS).flat_map(|group| (0..lanes).map(move |lane| (group, lane))) {
+        for access in run(program, seed, group, lane).accesses {
+            let accesses = touched.entry((access.buffer, access.index)).or_default();
+            let same = |&(g, l, other): &(u32, u32, Access)| {
+                (g, l, other.kind, other.phase, other.grid_phase)
+                    == (group, lane, access.kind, access.phase, access.grid_phase)
+            };
+            if !accesses.iter().any(same) {
+                accesses.push((group, lane, access));
+            }
+        }
+    }
+    for accesses in touched.values() {
+        for (index, &(group, lane, a)) in accesses.iter().enumerate() {
+            for &(other_group, other_lane, b) in &accesses[..index] {
+                let space = program.buffers[a.buffer as usize].space;
+                let apart = space == MemorySpace::Workgroup && group != other_group;
+                let ordered = a.grid_phase != b.grid_phase || group == other_group && a.phase != b.phase;
+                let harmless = a.kind == b.kind && matches!(a.kind, Kind::Load | Kind::Count(_));
+                let one = (group, lane) == (other_group, other_lane);
+                assert!(
+                    one || apart || ordered || harmless,
+                    "{a:?} races with {b:?} in\n{}",
+                    text::print(program)
+                );
+            }
         }
     }
 }
