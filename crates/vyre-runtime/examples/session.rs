@@ -1,0 +1,39 @@
+//! A session in twenty lines: a handler written in IR, launched once, fed live.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vyre_cpu::CpuBackend;
+use vyre_runtime::{Megakernel, MegakernelError, OpcodeHandler, SlotDescriptor};
+
+const ADD_ONE: u32 = 0x40;
+
+fn main() -> Result<(), MegakernelError> {
+    let megakernel = Megakernel::builder(Arc::new(CpuBackend::new()))
+        .slots(1024)
+        .handler(OpcodeHandler::new(ADD_ONE, "add_one", |h| h.complete(h.arg(0) + 1)))
+        .build()?;
+
+    let session = megakernel.start()?;
+    let ticket = session.submit(SlotDescriptor::new(ADD_ONE).args([7]))?;
+    let done = session.wait(ticket, Duration::from_secs(1))?;
+    println!("7 + 1 = {}", done.result());
+
+    // From any thread; every clone is the same session.
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let session = session.clone();
+            scope.spawn(move || -> Result<(), MegakernelError> {
+                for n in 0..1000 {
+                    let ticket = session.submit(SlotDescriptor::new(ADD_ONE).args([thread * 1000 + n]))?;
+                    session.wait(ticket, Duration::from_secs(1))?;
+                }
+                Ok(())
+            });
+        }
+    });
+    session.stop()?;
+    let telemetry = session.telemetry();
+    println!("{} items submitted, {} done", telemetry.submitted, telemetry.done);
+    Ok(())
+}
