@@ -158,7 +158,7 @@ fn lanes_diverge_and_meet_again() {
     let collatz = |mut n: u32| {
         let mut steps = 0;
         while n != 1 {
-            n = if n % 2 == 0 { n / 2 } else { 3 * n + 1 };
+            n = if n.is_multiple_of(2) { n / 2 } else { 3 * n + 1 };
             steps += 1;
         }
         steps
@@ -207,7 +207,7 @@ fn functions_return_from_loops_in_some_lanes() {
         f.store(out, me, result);
     });
     let program = p.validate().unwrap();
-    let least = |n: u32| (2..).find(|d| n % d == 0).unwrap();
+    let least = |n: u32| (2..).find(|d| n.is_multiple_of(*d)).unwrap();
     let expected: Vec<u32> =
         (2..200).map(|n| if least(n) == n { n } else { least(n) * 1000 + least(n / least(n)) }).collect();
     check(&program, [6, 1, 1], &expected);

@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use items::*;
+use vyre_driver::StartRequest;
 use vyre_driver::protocol::opcode;
 use vyre_driver::ring::{RawTicket, RingError, RingProducer, SlotImage};
 use vyre_driver::wait::WaitStrategy;
-use vyre_driver::{ResidentKernel, StartRequest};
 
 const LONG: Duration = Duration::from_secs(20);
 const PRODUCERS: u32 = 4;

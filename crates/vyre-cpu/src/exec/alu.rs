@@ -77,7 +77,7 @@ impl<const W: usize> Registers<W> {
     }
 
     #[inline(always)]
-    fn from_mask<T: Lane>(&self, inst: &Inst, yes: T, no: T)
+    fn spread_mask<T: Lane>(&self, inst: &Inst, yes: T, no: T)
     where
         Self: Bank<T, W>,
     {
@@ -208,9 +208,9 @@ impl<const W: usize> Registers<W> {
                 self.set_mask(inst.d, self.mask(inst.a) & c | self.mask(inst.b) & !c);
             }
 
-            Code::MaskToW => self.from_mask(inst, 1_u32, 0),
-            Code::MaskToX => self.from_mask(inst, 1_u64, 0),
-            Code::MaskToF => self.from_mask(inst, 1_f32.to_bits(), 0),
+            Code::MaskToW => self.spread_mask(inst, 1_u32, 0),
+            Code::MaskToX => self.spread_mask(inst, 1_u64, 0),
+            Code::MaskToF => self.spread_mask(inst, 1_f32.to_bits(), 0),
             Code::WToMask => self.test1(inst, |a: u32| a != 0),
             Code::XToMask => self.test1(inst, |a: u64| a != 0),
             Code::FToMask => self.test1(inst, |a: u32| f32::from_bits(a) != 0.0),

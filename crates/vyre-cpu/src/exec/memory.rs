@@ -96,10 +96,7 @@ impl<const W: usize> Registers<W> {
     {
         let view = *self.view(inst, views);
         let (index, d): (&[u32; W], &mut [T; W]) = (self.row(inst.a), self.row_mut(inst.d));
-        let mut greatest = 0;
-        for lane in 0..W {
-            greatest = greatest.max(index[lane]);
-        }
+        let greatest = index.iter().fold(0, |greatest, &index| index.max(greatest));
         if greatest < view.len() {
             for lane in 0..W {
                 d[lane] = load(&view, index[lane]);

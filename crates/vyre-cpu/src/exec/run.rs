@@ -257,8 +257,8 @@ fn resolve<const W: usize>(registers: &Registers<W>, flat: &Flat, inst: &Inst, a
         let value = selector[first_lane(rest) % W];
         let target = table.target(value);
         let same = lanes_where(selector, &[value; W], |a, b| a == b) & rest;
-        for lane in 0..W {
-            targets[lane] = if same & 1 << lane != 0 { target } else { targets[lane] };
+        for (lane, slot) in targets.iter_mut().enumerate() {
+            *slot = if same & 1 << lane != 0 { target } else { *slot };
         }
         rest &= !same;
     }
