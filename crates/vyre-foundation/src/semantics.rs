@@ -24,8 +24,8 @@
 //!   aborted, for its deadline or by the user, any loop may end at the end of a round in `trap(DEADLINE)`, a
 //!   code that the backend reports as such. Nothing else ends a loop that its program does not end.
 //! * **Return** leaves the function; **trap** leaves the invocation from any depth of calls. What the
-//!   invocation wrote before stays, other invocations go on. A dispatch with several traps reports one of
-//!   them, any one.
+//!   invocation wrote before stays, other invocations go on. Of several traps, that of the invocation with the
+//!   least id is reported: the workgroup counts first, then the place in it, x before y before z.
 //! * **Calls** evaluate their arguments, and give the results to new locals.
 //! * **Workgroup barrier**: no invocation of the workgroup passes it before every one that has not returned
 //!   or trapped arrives, and what they wrote to workgroup and global memory before it is what they read after
@@ -34,7 +34,7 @@
 //!   ended.
 //! * **Workgroup memory** is zero when a workgroup starts, and again for every item of an item program.
 //! * The outcome of an item of lane granularity is what its invocation returned, of workgroup granularity what
-//!   invocation 0 returned; an item of which any invocation trapped ends in that trap.
+//!   invocation 0 returned; an item of which an invocation trapped ends in the trap reported.
 //!
 //! # Memory
 //!

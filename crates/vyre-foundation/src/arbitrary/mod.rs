@@ -2,7 +2,7 @@
 //!
 //! [`arbitrary_program`] turns any bytes into a program that is valid, ends soon, and has *one* right outcome
 //! however its invocations are scheduled: two backends that differ on it are not both right. Only NaN
-//! payloads in float buffers are free, and what trapped how often.
+//! payloads in float buffers are free.
 //!
 //! To run one, bind any contents to its buffers, each at least as long as declared; a length that is shorter
 //! than what the invocations address exercises the bounds. A kernel takes any grid. An item program takes

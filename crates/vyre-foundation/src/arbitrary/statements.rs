@@ -323,7 +323,7 @@ impl Maker<'_> {
         f.barrier();
     }
 
-    /// A return or a trap. All traps of all programs have one code, as several invocations may trap.
+    /// A return or a trap.
     fn leave(&mut self, f: &mut FunctionBuilder, frame: &mut Frame, place: Place) {
         let together = place.uniform || !frame.barriers;
         // Grid barriers wait for the whole grid.
@@ -332,7 +332,8 @@ impl Maker<'_> {
         }
         if self.choices.flag() {
             frame.traps = true;
-            f.trap(7);
+            let code = self.value(frame, ScalarType::U32, false);
+            f.trap(code);
         } else {
             let values = self.results(frame);
             f.ret(values);
