@@ -55,11 +55,21 @@ impl Publish for BatchDescriptor {
     }
 
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
+        self.slots.as_slice().publish(sink)
+    }
+}
+
+impl Publish for [SlotDescriptor] {
+    fn slot_count(&self) -> usize {
+        self.len()
+    }
+
+    fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
         // Twice over the slots rather than an allocation: encoding one is a copy of 48 bytes.
-        for slot in &self.slots {
+        for slot in self {
             slot.to_image()?;
         }
-        for slot in &self.slots {
+        for slot in self {
             sink(&slot.to_image()?);
         }
         Ok(())

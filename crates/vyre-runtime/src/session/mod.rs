@@ -43,7 +43,7 @@ use arc_swap::ArcSwapOption;
 use vyre_driver::Generation;
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
-use vyre_driver::ring::{Completion, ProducerOptions, RingProducer};
+use vyre_driver::ring::{Completion, ProducerOptions, RingProducer, SlotImage};
 use vyre_driver::view::HostView;
 
 use crate::debug_log::DebugLog;
@@ -201,6 +201,16 @@ impl PersistentSession {
     pub fn submit(&self, slot: impl Into<SlotDescriptor>) -> Result<Ticket, MegakernelError> {
         let image = slot.into().to_image()?;
         let first = self.shared().publish(std::slice::from_ref(&image), None, true)?;
+        Ok(self.ticket(first))
+    }
+
+    /// Submits a finished item as it is, unknown and reserved opcodes included: the device has the last word.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit), checks of opcode, tenant and packing apart.
+    pub fn submit_image(&self, image: &SlotImage) -> Result<Ticket, MegakernelError> {
+        let first = self.shared().publish_unchecked(std::slice::from_ref(image), None, true)?;
         Ok(self.ticket(first))
     }
 

@@ -158,9 +158,23 @@ impl Shared {
         Generation(self.generation.load(Ordering::Relaxed))
     }
 
-    /// Publishes all items or none; with tickets if `tracked`. Returns the first position.
+    /// Checks items and publishes all of them or none; with tickets if `tracked`. Returns the first position.
     #[inline]
     pub(super) fn publish(
+        &self,
+        images: &[SlotImage],
+        payloads: Option<&mut [Option<ArenaRange>]>,
+        tracked: bool,
+    ) -> Result<u64, MegakernelError> {
+        for image in images {
+            self.plan.check_image(image)?;
+        }
+        self.publish_unchecked(images, payloads, tracked)
+    }
+
+    /// The same without a look at opcodes and tenants: the device does that anyway.
+    #[inline]
+    pub(super) fn publish_unchecked(
         &self,
         images: &[SlotImage],
         payloads: Option<&mut [Option<ArenaRange>]>,
@@ -203,12 +217,9 @@ impl Shared {
         Ok(first)
     }
 
-    /// Checks items against handlers and tenants; says whether the last one stops the session.
+    /// Whether the session takes these items; says whether the last one stops it.
     #[inline]
     fn admit(&self, images: &[SlotImage]) -> Result<bool, MegakernelError> {
-        for image in images {
-            self.plan.check_image(image)?;
-        }
         if self.gate.load(Ordering::Relaxed) != Gate::Open as u8 {
             self.refuse(images)?;
         }
