@@ -1,0 +1,67 @@
+//! The command line: arguments in, text and exit status out. What the commands do is in the library.
+//!
+//! Exit status 2 is an error, whatever else was found.
+
+mod info;
+mod messages;
+mod output;
+mod progress;
+mod scan;
+mod summary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use vyre::BackendChoice;
+
+/// A resident megakernel fed live through a ring.
+#[derive(Debug, Parser)]
+#[command(name = "vyre", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Search files for many patterns at once.
+    Scan(scan::ScanArguments),
+    /// List backends and devices, and why a backend is not available.
+    Info(info::InfoArguments),
+}
+
+/// Where to run.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Backend {
+    /// The fastest that works here.
+    Auto,
+    /// The host's own threads.
+    Cpu,
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> BackendChoice {
+        match backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Cpu => BackendChoice::Cpu,
+        }
+    }
+}
+
+/// The exit status of an error.
+const FAILURE: u8 = 2;
+
+/// Runs the command given by the process's arguments.
+pub(crate) fn run() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Scan(arguments) => scan::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
+    };
+    match done {
+        Ok(status) => status,
+        Err(error) => {
+            messages::error(&format!("{error:#}"));
+            ExitCode::from(FAILURE)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `vyre scan`.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use vyre::scan::{Rules, RulesError, ScanOptions, ScanStats, Scanner, compare, walk};
+
+use super::output::Output;
+use super::progress::Progress;
+use super::summary::{self, Comparison};
+use super::{Backend, FAILURE, messages};
+
+/// Search every regular file below each PATH, hidden ones too; symbolic links below a PATH are not followed.
+///
+/// Writes one `path:line:column:id` for each match, in this order. Exits with 0 if there are matches, with 1
+/// if there are none, and with 2 after any error.
+#[derive(Debug, Args)]
+pub(crate) struct ScanArguments {
+    /// The rules: lines of the form id<TAB>regex, and # comments.
+    #[arg(long, value_name = "FILE")]
+    rules: PathBuf,
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Write one JSON object for each match, and one for --stats.
+    #[arg(long)]
+    json: bool,
+    /// Say on stderr what was measured.
+    #[arg(long)]
+    stats: bool,
+    /// Search once more with regex::bytes alone, compare time and matches, and say so; implies --stats.
+    #[arg(long)]
+    compare: bool,
+    /// Threads that read files and feed the ring.
+    #[arg(long, value_name = "N", default_value_t = ScanOptions::default().producers)]
+    producers: usize,
+    /// Files, and folders of files.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
+    let Some(rules) = read_rules(arguments)? else { return Ok(ExitCode::from(FAILURE)) };
+    let found = walk(&arguments.paths);
+    let mut failed = !found.errors.is_empty();
+    for (path, error) in &found.errors {
+        messages::path_error(path, error);
+    }
+
+    let backend = vyre::open(arguments.backend.into())?;
+    let with_stats = arguments.stats || arguments.compare;
+    let options = ScanOptions { producers: arguments.producers, latency: with_stats, ..Default::default() };
+    let scanner = Scanner::new(backend, rules, options)?;
+    let mut output = Output::to_stdout(arguments.json, scanner.rules());
+    let progress = Progress::new(found.files.len());
+    let (mut bytes, mut write_error, mut fingerprints) = (0, None, Vec::new());
+    let stats = scanner.scan(&found.files, |report| {
+        if arguments.compare {
+            fingerprints.push(report.fingerprint());
+        }
+        bytes += report.bytes;
+        progress.file(bytes);
+        match report.outcome {
+            Ok(matches) if matches.is_empty() => {}
+            Ok(matches) => {
+                if let Err(error) = progress.aside(|| output.file(&report.path, &matches)) {
+                    write_error = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            Err(error) => {
+                failed = true;
+                progress.aside(|| messages::path_error(&report.path, &error));
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    progress.finish();
+    let stats = stats?;
+    match write_error.map_or_else(|| output.flush(), Err) {
+        // Who reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.context("cannot write the matches")?,
+    }
+    if with_stats {
+        failed |= !summarize(arguments, &stats, &scanner, &found.files, &fingerprints)?;
+    }
+    Ok(ExitCode::from(if failed { FAILURE } else { u8::from(stats.matches == 0) }))
+}
+
+/// Reads the rules; `None` if the file is wrong, which has then been said line by line.
+fn read_rules(arguments: &ScanArguments) -> anyhow::Result<Option<Rules>> {
+    let path = &arguments.rules;
+    let file = std::fs::read(path).with_context(|| format!("{}: cannot read the rules", path.display()))?;
+    match Rules::parse(&file) {
+        Ok(rules) => Ok(Some(rules)),
+        Err(RulesError { errors }) => {
+            for error in &errors {
+                messages::path_error(path, error);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Writes the summary; `false` if the plain search found something else.
+fn summarize(
+    arguments: &ScanArguments,
+    stats: &ScanStats,
+    scanner: &Scanner,
+    files: &[PathBuf],
+    fingerprints: &[Option<u64>],
+) -> anyhow::Result<bool> {
+    let comparison = if arguments.compare {
+        let plain = compare(scanner.rules(), files)?;
+        let differs = |&(file, fingerprint): &(usize, &Option<u64>)| !plain.agrees(file, *fingerprint);
+        Some(Comparison {
+            plain_seconds: plain.elapsed.as_secs_f64(),
+            ratio: plain.elapsed.as_secs_f64() / stats.seconds.max(f64::MIN_POSITIVE),
+            disagreements: fingerprints.iter().enumerate().filter(differs).count(),
+        })
+    } else {
+        None
+    };
+    let text = if arguments.json {
+        summary::json(stats, comparison.as_ref())? + "\n"
+    } else {
+        summary::text(stats, comparison.as_ref())
+    };
+    messages::plain(&text);
+    Ok(comparison.is_none_or(|comparison| comparison.disagreements == 0))
+}

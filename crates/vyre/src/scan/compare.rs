@@ -1,0 +1,93 @@
+//! The same search with `regex::bytes` alone, to compare with: how long it takes, and whether it agrees.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::confirm::{Match, confirm};
+use super::error::ScanError;
+use super::producer::FileReport;
+use super::rules::Rules;
+use super::source::Source;
+
+/// What a plain search found.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    /// From the first file to the last.
+    pub elapsed: Duration,
+    /// Bytes searched.
+    pub bytes: u64,
+    /// For each file, what identifies its matches; `None` where it could not be read.
+    fingerprints: Vec<Option<u64>>,
+}
+
+impl Plain {
+    /// Whether a file's report says the same. Files that one of the two could not read do not count.
+    pub fn agrees(&self, file: usize, report: Option<u64>) -> bool {
+        match (self.fingerprints.get(file).copied().flatten(), report) {
+            (Some(plain), Some(report)) => plain == report,
+            _ => true,
+        }
+    }
+}
+
+impl FileReport {
+    /// What identifies the matches, to compare them without keeping them; `None` for a file with an error.
+    pub fn fingerprint(&self) -> Option<u64> {
+        self.outcome.as_ref().ok().map(|matches| fingerprint(matches))
+    }
+}
+
+fn fingerprint(matches: &[Match]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    matches.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Runs [`regex::bytes::Regex::find_iter`] of every rule over every file, on as many threads as the machine
+/// has cores.
+///
+/// # Errors
+///
+/// [`ScanError::Thread`] if a thread does not end as it should.
+pub fn compare(rules: &Rules, files: &[PathBuf]) -> Result<Plain, ScanError> {
+    let began = Instant::now();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        // A clone of its own: threads that share a regex wait for each other's scratch memory.
+        let rules = rules.clone();
+        let mut found = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = files.get(index) else { return found };
+            let mut bytes = Vec::new();
+            let read = Source::open(path).and_then(|mut source| {
+                while source.read(usize::MAX, &mut bytes)? > 0 {}
+                source.check()
+            });
+            if read.is_ok() {
+                let matches = confirm(&rules, 0..rules.len(), &bytes);
+                found.push((index, bytes.len() as u64, fingerprint(&matches)));
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let found = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = work();
+        for other in others {
+            all.extend(other.join().map_err(|_| ScanError::Thread("comparing"))?);
+        }
+        Ok(all)
+    })?;
+    let mut plain = Plain { elapsed: began.elapsed(), bytes: 0, fingerprints: vec![None; files.len()] };
+    for (index, bytes, fingerprint) in found {
+        plain.bytes += bytes;
+        if let Some(slot) = plain.fingerprints.get_mut(index) {
+            *slot = Some(fingerprint);
+        }
+    }
+    Ok(plain)
+}

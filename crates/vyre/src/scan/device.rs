@@ -1,0 +1,192 @@
+//! The scanner's session: tables on the device, payloads in the arena, items through the ring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use vyre_driver::VyreBackend;
+use vyre_runtime::session::{Payload as SessionPayload, SessionOptions, Tickets};
+use vyre_runtime::{
+    BatchDescriptor, DfaTables, Megakernel, MegakernelError, PersistentSession, SlotDescriptor,
+};
+
+use super::ScanOptions;
+use super::automaton::State;
+use super::chain::{Outcome, PIECE_BYTES};
+use super::error::ScanError;
+use super::handler::{SCAN_OPCODE, TABLES_BINDING, scan_handler};
+use super::plan::Plan;
+use super::producer::{LEAD_BYTES, SEGMENT_ALIGN};
+use super::stats::{Latency, Occupancy};
+
+/// Items that a producer submits at once, at least: enough to keep a wide device busy.
+const BATCH_ITEMS: usize = 256;
+
+/// Batches that a producer has at a time: one on the device, one being filled.
+pub(super) const BATCHES: usize = 2;
+
+/// Slots for each item that can be there: how far the others may get ahead of the slowest producer.
+const SLACK: usize = 2;
+
+/// How long a batch may take. An item takes microseconds; who waits longer than this has lost its device.
+pub(super) const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What an item steps over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// First byte in the payload, warm-up included.
+    pub(super) offset: u32,
+    pub(super) warm_up: u32,
+    pub(super) len: u32,
+    /// The table.
+    pub(super) group: u32,
+    pub(super) entry: State,
+}
+
+/// Room for the bytes of a batch.
+pub(super) struct Payload(SessionPayload);
+
+impl Payload {
+    pub(super) fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+
+    pub(super) fn write(&mut self, at: u32, bytes: &[u8]) -> Result<(), ScanError> {
+        self.0.write(at, bytes).map_err(ScanError::megakernel("write a payload"))
+    }
+}
+
+/// Items on the device.
+pub(super) struct Submitted {
+    tickets: Tickets,
+    /// The place among the items of each ticket.
+    order: Vec<u32>,
+}
+
+/// A session, with room for everything that the producers of one scan can have in it.
+pub(super) struct Device {
+    session: PersistentSession,
+    /// Items of a batch at most.
+    batch_items: usize,
+    /// Bytes of a batch's payload.
+    payload_bytes: u32,
+    /// Slots in use now, and after each submission: their sum, how often, and the most.
+    in_use: AtomicU64,
+    sum: AtomicU64,
+    looks: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Device {
+    pub(super) fn start(
+        backend: Arc<dyn VyreBackend>,
+        plan: &Plan,
+        options: &ScanOptions,
+    ) -> Result<Device, ScanError> {
+        // A batch takes a piece for every table at least.
+        let batch_items = BATCH_ITEMS.max(plan.groups().len());
+        let batches = options.producers * BATCHES;
+        let payload_bytes = batch_items * (PIECE_BYTES + SEGMENT_ALIGN) + LEAD_BYTES + PIECE_BYTES;
+        // Allocators waste a little; a third more is plenty.
+        let arena = (batches * payload_bytes * 4 / 3).next_multiple_of(16);
+        let slots = (SLACK * batches * batch_items).next_power_of_two();
+        let too_large = |_| ScanError::TooLarge { tables: plan.groups().len(), producers: options.producers };
+
+        let tables: Vec<_> = plan.groups().iter().map(|group| group.automaton.table()).collect();
+        let tables = DfaTables::new(&tables).map_err(ScanError::megakernel("encode the tables"))?;
+        let words: Vec<u8> = tables.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+        let megakernel = Megakernel::builder(backend)
+            .handler(scan_handler())
+            .build()
+            .map_err(ScanError::megakernel("build the megakernel"))?;
+        let mut session = SessionOptions::new()
+            .slots(u32::try_from(slots).map_err(too_large)?)
+            .arena_bytes(u32::try_from(arena).map_err(too_large)?)
+            .bind_bytes(TABLES_BINDING, words);
+        if options.latency {
+            session = session.measure_latency();
+        }
+        let session = megakernel.start_with(session).map_err(ScanError::megakernel("start a session"))?;
+        Ok(Device {
+            session,
+            batch_items,
+            payload_bytes: u32::try_from(payload_bytes).map_err(too_large)?,
+            in_use: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            most: AtomicU64::new(0),
+        })
+    }
+
+    /// Items of a batch at most; [`BATCHES`] of them fit for each producer.
+    pub(super) fn batch_items(&self) -> usize {
+        self.batch_items
+    }
+
+    /// Room for the bytes of a batch.
+    pub(super) fn payload(&self) -> Result<Payload, ScanError> {
+        self.session
+            .payload(self.payload_bytes)
+            .map(Payload)
+            .map_err(ScanError::megakernel("allocate a payload"))
+    }
+
+    /// Publishes items. The payload must stay as it is until they have been waited for. `None` if the ring is
+    /// full: slots are reused in the order of their tickets, so one batch that nobody has taken the results
+    /// of holds back everybody else's, however few there are.
+    pub(super) fn submit(&self, payload: &Payload, items: &[Item]) -> Result<Option<Submitted>, ScanError> {
+        // Items of one length side by side: those that run together wait for the longest.
+        let mut order: Vec<u32> = (0..).take(items.len()).collect();
+        let steps = |&at: &u32| items.get(at as usize).map(|item| item.warm_up + item.len);
+        order.sort_by_key(|at| std::cmp::Reverse(steps(at)));
+        let batch: BatchDescriptor = order
+            .iter()
+            .filter_map(|&at| items.get(at as usize))
+            .map(|item| {
+                let offset = payload.0.offset() + item.offset;
+                let args = [offset, item.warm_up, item.len, item.group, item.entry.into()];
+                SlotDescriptor::new(SCAN_OPCODE).args(args)
+            })
+            .collect();
+        let tickets = match self.session.submit_batch(&batch) {
+            Err(MegakernelError::RingFull { .. }) => return Ok(None),
+            submitted => submitted.map_err(ScanError::megakernel("submit a batch"))?,
+        };
+        let now = self.in_use.fetch_add(items.len() as u64, Ordering::Relaxed) + items.len() as u64;
+        self.sum.fetch_add(now, Ordering::Relaxed);
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.most.fetch_max(now, Ordering::Relaxed);
+        Ok(Some(Submitted { tickets, order }))
+    }
+
+    /// Waits for items and takes their outcomes, in the order in which the items were given.
+    pub(super) fn wait(&self, submitted: Submitted) -> Result<Vec<Outcome>, ScanError> {
+        let Submitted { tickets, order } = submitted;
+        let mut outcomes = vec![Outcome::default(); order.len()];
+        let items = order.len() as u64;
+        for (ticket, at) in tickets.zip(order) {
+            let completion =
+                self.session.wait(ticket, DEADLINE).map_err(ScanError::megakernel("wait for an item"))?;
+            if let Some(outcome) = outcomes.get_mut(at as usize) {
+                *outcome = Outcome::from_result(completion.result());
+            }
+        }
+        self.in_use.fetch_sub(items, Ordering::Relaxed);
+        Ok(outcomes)
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        let looks = self.looks.load(Ordering::Relaxed).max(1);
+        Occupancy {
+            slots: self.session.capacity().into(),
+            mean: self.sum.load(Ordering::Relaxed) as f64 / looks as f64,
+            most: self.most.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn latency(&self) -> Option<Latency> {
+        let latency = self.session.telemetry().latency?;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        Some(Latency { items: latency.items, p50_us: micros(latency.p50), p99_us: micros(latency.p99) })
+    }
+}

@@ -1,0 +1,202 @@
+//! The rules file: `id<TAB>regex` lines, and `#` comments.
+//!
+//! A rule means what [`regex::bytes::Regex::find_iter`] finds with it, by itself, on a whole file. Each rule
+//! is compiled here once, so every mistake in the file is found before the first byte is scanned, and all
+//! of them are reported together with their line numbers.
+
+use std::fmt;
+
+use regex::bytes::Regex;
+use thiserror::Error;
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What a match is reported as; unique in its file, without white space.
+    pub id: String,
+    /// The line of the rules file, from 1.
+    pub line: usize,
+    /// The rule itself.
+    pub regex: Regex,
+}
+
+/// The rules of one file, in file order; at least one.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+/// Everything wrong with a rules file, in line order.
+#[derive(Debug, Error)]
+#[error("{} in the rules file", count(.errors.len()))]
+pub struct RulesError {
+    /// The single errors.
+    pub errors: Vec<RuleError>,
+}
+
+/// One thing wrong with a rules file.
+#[derive(Debug)]
+pub struct RuleError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub kind: RuleErrorKind,
+}
+
+impl fmt::Display for RuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.kind)
+    }
+}
+
+impl std::error::Error for RuleError {
+    // The kind is part of the text above; its cause, if it has one, is not.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.kind)
+    }
+}
+
+/// What can be wrong with a line of a rules file.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RuleErrorKind {
+    /// The line is not UTF-8.
+    #[error("not UTF-8; write other bytes as \\xNN with (?-u)")]
+    NotUtf8,
+    /// The line has no tab.
+    #[error("no tab between id and regex")]
+    NoTab,
+    /// The id is empty or holds white space or control characters.
+    #[error("bad id {0:?}; use one or more characters without white space")]
+    BadId(String),
+    /// The id was used before.
+    #[error("id {id:?} is already that of line {first}")]
+    DuplicateId {
+        /// The id.
+        id: String,
+        /// Where it was used first.
+        first: usize,
+    },
+    /// The regex is empty, which would match between any two bytes.
+    #[error("rule {0:?} has an empty regex; write (?:) if that is meant")]
+    EmptyRegex(String),
+    /// The regex does not compile.
+    #[error("rule {id:?} is not a valid regex")]
+    BadRegex {
+        /// The rule's id.
+        id: String,
+        /// The regex crate's words, which show the place.
+        #[source]
+        error: Box<regex::Error>,
+    },
+    /// The file has no rule at all.
+    #[error("no rule in the file; write lines of the form id<TAB>regex")]
+    NoRules,
+}
+
+impl Rules {
+    /// Reads a rules file that is already in memory.
+    pub fn parse(file: &[u8]) -> Result<Rules, RulesError> {
+        let mut rules: Vec<Rule> = Vec::new();
+        let mut errors = Vec::new();
+        let file = file.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(file);
+        let mut last = 1;
+        for (index, bytes) in file.split(|&byte| byte == b'\n').enumerate() {
+            let line = index + 1;
+            let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+            if bytes.is_empty() || bytes.starts_with(b"#") {
+                continue;
+            }
+            last = line;
+            match parse_line(bytes, line, &rules) {
+                Ok(rule) => rules.push(rule),
+                Err(kind) => errors.push(RuleError { line, kind }),
+            }
+        }
+        if rules.is_empty() && errors.is_empty() {
+            errors.push(RuleError { line: last, kind: RuleErrorKind::NoRules });
+        }
+        if errors.is_empty() { Ok(Rules { rules }) } else { Err(RulesError { errors }) }
+    }
+
+    /// The rules, in file order.
+    pub fn as_slice(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// How many there are; never zero.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a rule")]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+fn parse_line(bytes: &[u8], line: usize, before: &[Rule]) -> Result<Rule, RuleErrorKind> {
+    let text = std::str::from_utf8(bytes).map_err(|_| RuleErrorKind::NotUtf8)?;
+    let (id, pattern) = text.split_once('\t').ok_or(RuleErrorKind::NoTab)?;
+    let id = id.to_owned();
+    if id.is_empty() || id.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(RuleErrorKind::BadId(id));
+    }
+    if let Some(first) = before.iter().find(|rule| rule.id == id) {
+        return Err(RuleErrorKind::DuplicateId { id, first: first.line });
+    }
+    if pattern.is_empty() {
+        return Err(RuleErrorKind::EmptyRegex(id));
+    }
+    match Regex::new(pattern) {
+        Ok(regex) => Ok(Rule { id, line, regex }),
+        Err(error) => Err(RuleErrorKind::BadRegex { id, error: Box::new(error) }),
+    }
+}
+
+fn count(errors: usize) -> String {
+    if errors == 1 { "1 error".to_owned() } else { format!("{errors} errors") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_files() {
+        for (file, expected) in [
+            (&b"a\tx"[..], &[("a", 1, "x")][..]),
+            (b"# c\n\na\tx y\t\n\nb\t\\d+\n", &[("a", 3, "x y\t"), ("b", 5, "\\d+")]),
+            (b"\xEF\xBB\xBF# c\r\na:b\tx\r\n#b\t[\n", &[("a:b", 2, "x")]),
+            ("ключ\té".as_bytes(), &[("ключ", 1, "é")]),
+        ] {
+            let rules = Rules::parse(file).expect("a good file");
+            let found: Vec<_> =
+                rules.as_slice().iter().map(|r| (r.id.as_str(), r.line, r.regex.as_str())).collect();
+            assert_eq!(found, expected, "{}", String::from_utf8_lossy(file));
+        }
+    }
+
+    #[test]
+    fn bad_files_name_every_line() {
+        for (file, expected) in [
+            (&b""[..], &["line 1: no rule in the file; write lines of the form id<TAB>regex"][..]),
+            (b"# only\n", &["line 1: no rule in the file; write lines of the form id<TAB>regex"]),
+            (b"a b", &["line 1: no tab between id and regex"]),
+            (b"\tx", &["line 1: bad id \"\"; use one or more characters without white space"]),
+            (b"a b\tx", &["line 1: bad id \"a b\"; use one or more characters without white space"]),
+            (b"a\t", &["line 1: rule \"a\" has an empty regex; write (?:) if that is meant"]),
+            (b"a\tx\n\xFF\ty", &["line 2: not UTF-8; write other bytes as \\xNN with (?-u)"]),
+            (
+                b"a\tx\n#\na\ty\nb\n",
+                &["line 3: id \"a\" is already that of line 1", "line 4: no tab between id and regex"],
+            ),
+        ] {
+            let error = Rules::parse(file).expect_err("a bad file");
+            let found: Vec<_> = error.errors.iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{}", String::from_utf8_lossy(file));
+        }
+        let error = Rules::parse(b"ok\tx\nbad\t(x\n").expect_err("a bad regex");
+        assert_eq!(error.to_string(), "1 error in the rules file");
+        let error = &error.errors[0];
+        assert_eq!(error.to_string(), "line 2: rule \"bad\" is not a valid regex");
+        let cause = std::error::Error::source(error).expect("the regex crate's error").to_string();
+        assert!(cause.contains("unclosed group"), "{cause}");
+    }
+}

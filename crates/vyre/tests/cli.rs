@@ -1,0 +1,253 @@
+//! The command: what it prints, and what it exits with.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A folder with a rules file `r` and a folder `d` of files.
+struct Fixture(TempDir);
+
+impl Fixture {
+    fn new(rules: &[u8], files: &[(&[u8], &[u8])]) -> Fixture {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("d")).expect("made");
+        fs::write(folder.path().join("r"), rules).expect("written");
+        for (name, content) in files {
+            let path = folder.path().join("d").join(OsStr::from_bytes(name));
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, content).expect("written");
+        }
+        Fixture(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vyre"));
+        command.args(arguments).current_dir(self.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let Output { status, stdout, stderr } = self.command(arguments).output().expect("runs");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (status.code(), text(stdout), text(stderr))
+    }
+
+    fn scan(&self) -> (Option<i32>, String, String) {
+        self.run(&["scan", "--rules", "r", "d"])
+    }
+}
+
+#[test]
+fn matches_are_sorted_and_hidden_files_are_searched() {
+    let files: [(&[u8], &[u8]); 4] =
+        [(b"b", b"xx\n x"), (b"a/c", b"yx"), (b"a-b", b"\n\ny"), (b".hidden/.h", b"x")];
+    let fixture = Fixture::new(b"r1\tx\nr2\ty\nr0\t[xy]\n", &files);
+    symlink("../r", fixture.path().join("d/link")).expect("linked");
+    let expected = "\
+d/.hidden/.h:1:1:r0
+d/.hidden/.h:1:1:r1
+d/a-b:3:1:r0
+d/a-b:3:1:r2
+d/a/c:1:1:r0
+d/a/c:1:1:r2
+d/a/c:1:2:r0
+d/a/c:1:2:r1
+d/b:1:1:r0
+d/b:1:1:r1
+d/b:1:2:r0
+d/b:1:2:r1
+d/b:2:2:r0
+d/b:2:2:r1
+";
+    assert_eq!(fixture.scan(), (Some(0), expected.to_owned(), String::new()));
+    // The same files twice are one; another order of paths changes nothing.
+    let twice = fixture.run(&["scan", "--rules", "r", "--backend", "cpu", "d/b", "d/a", "d"]);
+    assert_eq!(twice, (Some(0), expected.to_owned(), String::new()));
+}
+
+#[test]
+fn no_match_is_status_one() {
+    for files in [&[][..], &[(&b"f"[..], &b""[..])], &[(b"f", b"nothing")]] {
+        assert_eq!(Fixture::new(b"r\tx\n", files).scan(), (Some(1), String::new(), String::new()));
+    }
+}
+
+#[test]
+fn json_has_byte_offsets() {
+    let fixture = Fixture::new("r\té+\n".as_bytes(), &[(b"f", "\n éé".as_bytes())]);
+    let (status, stdout, _) = fixture.run(&["scan", "--rules", "r", "--json", "d"]);
+    assert_eq!(status, Some(0));
+    let object: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let expected =
+        serde_json::json!({ "path": "d/f", "line": 2, "column": 2, "id": "r", "start": 2, "end": 6 });
+    assert_eq!(object, expected);
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_printed_byte_for_byte() {
+    let fixture = Fixture::new(b"r\tx\n", &[(b"f\xFF\xFE", b"x")]);
+    let output = fixture.command(&["scan", "--rules", "r", "d"]).output().expect("runs");
+    assert_eq!(output.stdout, b"d/f\xFF\xFE:1:1:r\n");
+    let output = fixture.command(&["scan", "--rules", "r", "--json", "d"]).output().expect("runs");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(object["path_bytes"], serde_json::json!(b"d/f\xFF\xFE"));
+}
+
+#[test]
+fn bad_rules_are_named_by_line() {
+    let fixture = Fixture::new(b"# c\nok\tx\nbad\nbad2\t(\nok\ty\n", &[(b"f", b"x")]);
+    let (status, stdout, stderr) = fixture.scan();
+    assert_eq!((status, stdout.as_str()), (Some(2), ""));
+    for expected in
+        ["r: line 3: no tab", "r: line 4: rule \"bad2\" is not a valid regex", "r: line 5: id \"ok\""]
+    {
+        assert!(stderr.contains(expected), "{expected} is not in {stderr}");
+    }
+    let (status, _, stderr) = fixture.run(&["scan", "--rules", "none", "d"]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.starts_with("vyre: none: cannot read the rules: "), "{stderr}");
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_and_the_rest_is_scanned() {
+    let fixture = Fixture::new(b"r\tx\n", &[(b"f", b"x"), (b"g", b"x")]);
+    let scanned = "d/f:1:1:r\nd/g:1:1:r\n";
+    let (status, stdout, stderr) = fixture.run(&["scan", "--rules", "r", "none", "d", "/dev/null"]);
+    assert_eq!((status, stdout.as_str()), (Some(2), scanned));
+    assert!(stderr.contains("vyre: none: cannot open: No such file"), "{stderr}");
+    assert!(stderr.contains("vyre: /dev/null: not a regular file"), "{stderr}");
+
+    let locked = fixture.path().join("d/f");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("locked");
+    if fs::File::open(&locked).is_ok() {
+        // The superuser reads everything; there is nothing to see.
+        return;
+    }
+    let (status, stdout, stderr) = fixture.scan();
+    assert_eq!((status, stdout.as_str()), (Some(2), "d/g:1:1:r\n"));
+    assert!(stderr.contains("vyre: d/f: cannot open: Permission denied"), "{stderr}");
+}
+
+#[test]
+fn a_file_whose_length_lies_is_an_error() {
+    // What the kernel makes up has no length and yet bytes, like a file that grows.
+    let fixture = Fixture::new(b"r\tx\n", &[(b"f", b"x")]);
+    let (status, stdout, stderr) = fixture.run(&["scan", "--rules", "r", "/proc/self/status", "d"]);
+    assert_eq!((status, stdout.as_str()), (Some(2), "d/f:1:1:r\n"));
+    assert!(stderr.contains("/proc/self/status: changed while it was scanned (it grew)"), "{stderr}");
+}
+
+#[test]
+fn files_that_change_all_the_time_are_errors_or_scanned_but_no_crash() {
+    let fixture = Fixture::new(b"r\tx\n", &[]);
+    let files: Vec<_> = (0..4).map(|n| fixture.path().join(format!("d/{n}"))).collect();
+    files.iter().for_each(|path| fs::write(path, vec![b'x'; 3 << 20]).expect("written"));
+    let mut child = fixture
+        .command(&["scan", "--rules", "r", "d"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut length = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("known") {
+            break status;
+        }
+        length = (length + 1_234_567) % (3 << 20);
+        for path in &files {
+            fs::File::options().write(true).open(path).and_then(|f| f.set_len(length)).expect("cut");
+        }
+    };
+    let mut stderr = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("read");
+    assert!(matches!(status.code(), Some(0..=2)), "{status}: {stderr}");
+    assert!(stderr.lines().all(|line| line.contains("changed while it was scanned")), "{stderr}");
+    assert_eq!(status.code() == Some(2), !stderr.is_empty());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let content = b"x\n".repeat(200_000);
+    let files: [(&[u8], &[u8]); 3] = [(b"a", &content), (b"b", &content), (b"c", &content)];
+    let fixture = Fixture::new(b"r\tx\n", &files);
+    let mut child = fixture
+        .command(&["scan", "--rules", "r", "d"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut first = [0; 8];
+    child.stdout.take().expect("piped").read_exact(&mut first).expect("a line");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let fixture = Fixture::new(b"r\tx\n", &[(b"f", b"x")]);
+    let full = fs::File::options().write(true).open("/dev/full").expect("opened");
+    let output = fixture.command(&["scan", "--rules", "r", "d"]).stdout(full).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.starts_with("vyre: cannot write the matches: "), "{stderr}");
+}
+
+#[test]
+fn stats_go_to_stderr() {
+    let fixture = Fixture::new(b"r\tx\n", &[(b"f", b"x"), (b"g", b"")]);
+    let (status, stdout, stderr) = fixture.run(&["scan", "--rules", "r", "--stats", "d"]);
+    assert_eq!((status, stdout.as_str()), (Some(0), "d/f:1:1:r\n"));
+    for expected in
+        ["2 files, 1 bytes", "100.00 % of bytes x rules", "p99", "slots", "1 matches", "rules on host   none"]
+    {
+        assert!(stderr.contains(expected), "{expected} is not in {stderr}");
+    }
+    let (_, _, stderr) = fixture.run(&["scan", "--rules", "r", "--compare", "--json", "d"]);
+    let object: serde_json::Value = serde_json::from_str(&stderr).expect("JSON");
+    assert_eq!((&object["items"], &object["matches"]), (&1.into(), &1.into()));
+    assert_eq!(object["comparison"]["disagreements"], 0);
+    assert!(object["comparison"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0));
+}
+
+#[test]
+fn wrong_arguments_are_status_two() {
+    let fixture = Fixture::new(b"r\tx\n", &[]);
+    for arguments in [
+        &["scan"][..],
+        &["scan", "--rules", "r"],
+        &["scan", "--rules", "r", "--backend", "abacus", "d"],
+        &["scan", "--rules", "r", "--producers", "0", "d"],
+        &["scan", "--rules", "r", "--producers", "65", "d"],
+        &["no-such-command"],
+    ] {
+        let (status, stdout, stderr) = fixture.run(arguments);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(!stderr.is_empty());
+    }
+}
+
+#[test]
+fn info_lists_backends_and_reasons() {
+    let fixture = Fixture::new(b"", &[]);
+    let (status, stdout, stderr) = fixture.run(&["info"]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains("cpu: available\n"), "{stdout}");
+    assert!(stdout.contains("hip: not available: not built into this version\n"), "{stdout}");
+    let (status, stdout, _) = fixture.run(&["info", "--json"]);
+    assert_eq!(status, Some(0));
+    let object: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(object["backends"][0]["name"], "cpu");
+    assert_eq!(object["backends"][0]["available"], true);
+    assert_eq!(object["backends"][0]["devices"][0]["persistent"], true);
+    assert_eq!(object["backends"][1]["reason"], "not built into this version");
+}
