@@ -105,11 +105,6 @@ impl<T: Send + Sync> Recoverable<T> {
         self.current.load_full()
     }
 
-    /// The backend it is built on.
-    pub(crate) fn backend(&self) -> &Arc<dyn VyreBackend> {
-        &self.backend
-    }
-
     /// What is built for a generation later than `lost`: what somebody else has built already, or the
     /// result of recovering the backend and calling `build`. A device that turns out not to be lost
     /// changes nothing.

@@ -1,6 +1,6 @@
 //! A megakernel for tests of sessions: handlers that are quick, that fault, and that run until told.
 
-#![allow(dead_code, reason = "not every test uses all of it")]
+#![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 
 use std::sync::Arc;
 use std::time::Duration;

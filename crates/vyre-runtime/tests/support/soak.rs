@@ -5,6 +5,8 @@
 //! computes a checksum of the bytes and the number; the producer computes the same on the host. Meanwhile
 //! the disturber stalls, quiesces and restarts the session at random moments.
 
+#![allow(unreachable_pub, reason = "a module of a test and of an example")]
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

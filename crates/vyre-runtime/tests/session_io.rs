@@ -1,0 +1,119 @@
+//! LOAD_MISS in live sessions: bytes of files arrive in bound buffers, or the item faults.
+
+mod support;
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use support::{SUM_TABLE, WAIT, builder, item};
+use vyre_cpu::CpuBackend;
+use vyre_driver::Fault;
+use vyre_runtime::io_service::IoResource;
+use vyre_runtime::{
+    BuiltinOpcode, MegakernelError, PersistentSession, SessionOptions, SlotDescriptor, TenantConfig,
+};
+
+fn start() -> PersistentSession {
+    let megakernel = builder(Arc::new(CpuBackend::new())).tenant(1, TenantConfig::all()).build();
+    let options = SessionOptions::new().bind_zeroed("table", 100_000).io_entries(4);
+    megakernel.expect("a megakernel").start_with(options).expect("a session")
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(bytes).expect("written");
+    file
+}
+
+fn load(resource: u32) -> SlotDescriptor {
+    SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([resource])
+}
+
+fn sum(session: &PersistentSession) -> u64 {
+    let ticket = session.submit(item(SUM_TABLE, &[])).expect("submitted");
+    session.wait(ticket, WAIT).expect("answered").result()
+}
+
+#[test]
+fn a_miss_loads_the_registered_range_and_says_how_much() {
+    let session = start();
+    let content: Vec<u8> = (0..90_000_u32).map(|n| (n % 7) as u8).collect();
+    let whole = IoResource::new(file(&content), 10..80_010, "table", 100).expect("a range");
+    session.register_resource(0, 5, whole).expect("registered");
+    let ticket = session.submit(load(5)).expect("submitted");
+    assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 80_000);
+    let expected: u64 = content[10..80_010].iter().map(|&byte| u64::from(byte)).sum();
+    assert_eq!(sum(&session), expected);
+    let mut around = [9; 300];
+    session.download("table", 0, &mut around).expect("inside");
+    assert_eq!(around[..100], [0; 100]);
+    assert_eq!(around[100..], content[10..210]);
+
+    // Shorter than promised: what there is.
+    let short = IoResource::new(file(&content), 89_990..100_000, "table", 0).expect("a range");
+    session.register_resource(0, 6, short).expect("registered");
+    let ticket = session.submit(load(6)).expect("submitted");
+    assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 10);
+
+    // Part of it: offset low and high, then bytes.
+    let part = SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([5, 0, 0, 50, 0, 20]);
+    let ticket = session.submit(part).expect("submitted");
+    assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 20);
+}
+
+#[test]
+fn what_cannot_be_loaded_is_a_fault_of_the_item_and_of_nothing_else() {
+    let session = start();
+    let fault = |slot: SlotDescriptor| {
+        let ticket = session.submit(slot).expect("submitted");
+        match session.wait(ticket, WAIT) {
+            Err(MegakernelError::Faulted { fault, .. }) => fault,
+            other => panic!("{other:?}"),
+        }
+    };
+    // With and without a thread that serves requests.
+    assert_eq!(fault(load(1)), Fault::Io);
+    let resource = || IoResource::new(file(&[1; 64]), 0..64, "table", 0).expect("a range");
+    session.register_resource(0, 1, resource()).expect("registered");
+    let past = IoResource::new(file(&[1; 64]), 0..64, "table", 99_990).expect("a range");
+    session.register_resource(0, 2, past).expect("registered");
+    let directory = File::open("/").expect("there is a root");
+    let directory = IoResource::new(directory, 0..64, "table", 0).expect("a range");
+    session.register_resource(0, 3, directory).expect("registered");
+    assert_eq!(fault(load(1).tenant(1)), Fault::Io);
+    assert_eq!(fault(load(2)), Fault::Io);
+    assert_eq!(fault(load(3)), Fault::Io);
+    assert_eq!(fault(SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([1, 0, 0, 65])), Fault::Io);
+    assert_eq!(fault(SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([1, 0, 7])), Fault::Io);
+    let ticket = session.submit(load(1)).expect("submitted");
+    assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 64);
+    assert!(session.unregister_resource(0, 1));
+    assert_eq!(fault(load(1)), Fault::Io);
+    assert!(matches!(
+        session.register_resource(9, 1, resource()),
+        Err(MegakernelError::UnknownTenant { .. })
+    ));
+    let nowhere = IoResource::new(file(&[]), 0..0, "nowhere", 0).expect("a range");
+    let refused = session.register_resource(0, 1, nowhere);
+    assert!(matches!(refused, Err(MegakernelError::InvalidBinding { .. })));
+}
+
+#[test]
+fn more_misses_than_the_queue_holds_are_all_served_across_restarts() {
+    let session = start();
+    for resource in 0..8 {
+        let bytes = vec![1; 1000 * (resource as usize + 1)];
+        let resource_of = IoResource::new(file(&bytes), 0..bytes.len() as u64, "table", 0).expect("a range");
+        session.register_resource(0, resource, resource_of).expect("registered");
+    }
+    for round in 0..20 {
+        let tickets: Vec<_> = (0..48).map(|n| session.submit(load(n % 8)).expect("submitted")).collect();
+        if round % 2 == 0 {
+            session.restart(WAIT).expect("restarted");
+        }
+        for (n, ticket) in (0_u64..).zip(tickets) {
+            assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 1000 * (n % 8 + 1));
+        }
+    }
+}
