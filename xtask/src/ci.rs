@@ -80,11 +80,11 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
 
 /// The example of each layer; the long-running ones (benchmarks, soak) are not among them.
 const EXAMPLES: &[(&str, &str)] = &[
-    ("vyre-foundation", "build_and_print"),
+    ("vyre-foundation", "histogram"),
     ("vyre-driver", "ring"),
-    ("vyre-cpu", "dispatch"),
+    ("vyre-cpu", "double"),
     ("vyre-runtime", "session"),
-    ("vyre", "open"),
+    ("vyre", "quick_start"),
 ];
 
 fn run_examples(shell: &Shell) -> Result<()> {
