@@ -27,6 +27,10 @@ fn as_kernel(mut program: Program) -> Program {
     item.name = "item_entry".to_owned();
     let handle = FunctionHandle::new(FunctionId(program.functions.len() as u32), &item);
     let mut f = FunctionBuilder::new("main");
+    if granularity == Granularity::Lane {
+        // An item of its own for each invocation.
+        program.workgroup_size = [program.workgroup_size.iter().product(), 1, 1];
+    }
     let work_item = match granularity {
         Granularity::Lane => Builtin::GlobalId(Axis::X),
         Granularity::Workgroup => Builtin::WorkgroupId(Axis::X),
@@ -121,7 +125,15 @@ fn check(bytes: &[u8], seed: u64, grid: [u32; 3]) -> Result<(), TestCaseError> {
         let mut data = before.clone();
         let outcome = run(&backend, &program, &mut data, grid)
             .map_err(|error| TestCaseError::fail(format!("with {setting}: {error}\n{text}")))?;
-        prop_assert_eq!(comparable(&data), &expected[..], "with {}\n{}", setting, text);
+        for (index, (found, expected)) in comparable(&data).iter().zip(&expected).enumerate() {
+            let wrong = found.iter().zip(expected).position(|(found, expected)| found != expected);
+            if let Some(at) = wrong {
+                let (found, expected) = (found[at], expected[at]);
+                return Err(TestCaseError::fail(format!(
+                    "element {at} of bound buffer {index} is {found:#x}, not {expected:#x}, with {setting}\n{text}"
+                )));
+            }
+        }
         let found = outcome.trap.map(|trap| (trap.invocation, trap.code));
         prop_assert_eq!(found, trap, "with {}\n{}", setting, text);
     }
@@ -129,11 +141,11 @@ fn check(bytes: &[u8], seed: u64, grid: [u32; 3]) -> Result<(), TestCaseError> {
 }
 
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 20_000, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1500))]
 
     #[test]
     fn programs_agree_with_the_tree_walk(

@@ -251,6 +251,31 @@ fn the_abort_flag_stops_loops() {
 }
 
 #[test]
+fn mirrors_follow_what_items_write() {
+    let session = session(2, 16);
+    let mirrored = |word: u64| {
+        let mut bytes = [0; 4];
+        session.host.read_mirror(word * 4, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    };
+    common::write_u32(&session.backend, session.state, 5, 77);
+    let kernel = session.start().unwrap();
+    assert_eq!(mirrored(5), 77, "from the start");
+    let bumps: Vec<_> = (0..10).map(|_| session.submit(BUMP, &[3])).collect();
+    bumps.into_iter().for_each(|ticket| assert!(session.wait(ticket).is_done()));
+    until("the mirror to follow", || mirrored(3) == 10);
+    // A long item is no reason to stop mirroring what the others write.
+    let _spin = session.submit(SPIN, &[]);
+    until("the item to be in flight", || {
+        (0..2).any(|worker| session.host.in_flight(worker).unwrap().is_some())
+    });
+    let bump = session.submit(BUMP, &[3]);
+    assert!(session.wait(bump).is_done());
+    until("the mirror to follow", || mirrored(3) == 11);
+    kernel.reap(LONG).unwrap();
+}
+
+#[test]
 fn a_kernel_leaves_when_its_lease_runs_out() {
     let mut session = session(2, 16);
     session.lease = Duration::from_millis(30);

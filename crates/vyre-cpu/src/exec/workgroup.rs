@@ -115,14 +115,14 @@ impl<const W: usize> Workgroup<W> {
         let mut trap = None;
         let Some(wave) = self.waves.first_mut() else { return (Progress::Ended, None) };
         for index in 0..Self::waves_of(&self.flat) {
+            if index > 0 && poll.is_stopped() {
+                return (Progress::Stopped, trap);
+            }
             wave.begin(lanes_of::<W>(&self.flat, index));
             let first = (index * W) as u32;
             let env = Env { views: &self.views, workgroup: self.workgroup, grid: self.grid, first };
             run(wave, &env, poll);
             trap = trap.or_else(|| wave.first_trap().map(|(lane, code)| (first + lane, code)));
-            if poll.is_stopped() {
-                return (Progress::Stopped, trap);
-            }
         }
         (Progress::Ended, trap)
     }
@@ -144,12 +144,12 @@ impl<const W: usize> Workgroup<W> {
                 }
             }
             // Barriers are uniform in a valid program, so waves never wait at different ones.
-            if poll.is_stopped() {
-                break Progress::Stopped;
-            } else if at_grid_barrier {
+            if at_grid_barrier {
                 break Progress::GridBarrier;
             } else if !waiting {
                 break Progress::Ended;
+            } else if poll.is_stopped() {
+                break Progress::Stopped;
             }
         };
         (progress, first_trap(&self.waves))

@@ -9,7 +9,7 @@ use vyre_driver::protocol::{ARG_WORDS, Fault, Status, TRAP_DEADLINE};
 use vyre_driver::ring::{Completion, SlotImage};
 
 use crate::buffers::Bound;
-use crate::exec::{Env, MAX_WIDTH, Poll, Wave, Width, Workgroup, run};
+use crate::exec::{Env, MAX_WIDTH, Poll, Progress, Wave, Width, Workgroup, run};
 use crate::flat::{Flat, Place};
 
 /// Most items that run together.
@@ -149,6 +149,7 @@ fn whole<const W: usize>(
     let expired = || stop() || until.is_some_and(|until| Instant::now() >= until);
     match workgroup.run(&mut Poll::new(&expired)) {
         (_, Some((_, code))) => Outcome::Ended(trapped(code)),
+        (Progress::Stopped, None) => Outcome::Ended(Completion::fault(Fault::Deadline)),
         (_, None) => outcome(&flat.results, item.1.tenant, |place| workgroup.get(place)),
     }
 }

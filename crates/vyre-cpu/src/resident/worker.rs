@@ -102,7 +102,10 @@ impl Worker {
             std::thread::yield_now();
         } else {
             let shared = &self.shared;
-            shared.mirrors.copy_if_stale(&shared.view);
+            if idle > SPINS + YIELDS + 1 {
+                // Not before the first nap: items that come one by one would pay for a copy each.
+                shared.mirrors.copy_if_stale(&shared.view);
+            }
             shared.idle.park(NAP, || {
                 let claimable = !self.held_back && shared.rings.iter().any(Ring::is_ready);
                 claimable || shared.parking.has_ready() || shared.control.phase() != Phase::Running

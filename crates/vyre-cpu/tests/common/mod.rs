@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use vyre_cpu::{CpuBackend, CpuConfig};
-use vyre_driver::{BackendError, BufferDesc, DispatchConfig, DispatchOutcome, VyreBackend};
+use vyre_driver::{BackendError, BufferDesc, BufferHandle, DispatchConfig, DispatchOutcome, VyreBackend};
 use vyre_foundation::{DataType, MemorySpace, ValidatedProgram};
 
 /// The bytes of a buffer, and what its elements are.
@@ -41,6 +41,10 @@ impl Data {
 
 pub fn backend(threads: usize) -> CpuBackend {
     CpuBackend::with_config(CpuConfig::default().threads(threads))
+}
+
+pub fn write_u32(backend: &CpuBackend, buffer: BufferHandle, index: u64, value: u32) {
+    backend.write_buffer(buffer, index * 4, &value.to_le_bytes()).unwrap();
 }
 
 /// Backends that must not differ in anything a program can see.
