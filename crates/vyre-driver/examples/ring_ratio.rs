@@ -4,10 +4,11 @@
 //! `cargo run --release -p vyre-driver --example ring_ratio`
 
 use std::error::Error;
-use std::hint::{black_box, spin_loop};
+use std::hint::black_box;
 use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
+use crossbeam_utils::Backoff;
 use vyre_driver::layout::RegionConfig;
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::{Completion, PersistentRing, ProducerOptions, RingConsumer, RingProducer, SlotImage};
@@ -90,22 +91,24 @@ fn ring_threads(ring: &Halves, items: u32) -> Fallible<f64> {
     std::thread::scope(|scope| {
         let start = Instant::now();
         let consumer = scope.spawn(|| -> Fallible<()> {
-            let mut done = 0;
+            let (mut done, mut backoff) = (0, Backoff::new());
             while done < items {
                 match ring.consumer.claim() {
                     Some(claimed) => {
+                        backoff = Backoff::new();
                         let result = u64::from(claimed.image.args[0]);
                         ring.consumer.complete(claimed.ticket, Completion::done(result))?;
                         done += 1;
                     }
-                    None => spin_loop(),
+                    None => backoff.snooze(),
                 }
             }
             Ok(())
         });
         let mut tickets = std::collections::VecDeque::with_capacity(CAPACITY as usize);
-        let (mut sent, mut taken) = (0, 0);
+        let (mut sent, mut taken, mut backoff) = (0, 0, Backoff::new());
         while taken < items {
+            let before = (sent, taken);
             if sent < items
                 && let Ok(ticket) = ring.producer.submit(&image(sent))
             {
@@ -119,6 +122,7 @@ fn ring_threads(ring: &Halves, items: u32) -> Fallible<f64> {
                 tickets.pop_front();
                 taken += 1;
             }
+            if before == (sent, taken) { backoff.snooze() } else { backoff = Backoff::new() }
         }
         consumer.join().map_err(|_| "the consumer panicked")??;
         Ok(start.elapsed().as_nanos() as f64 / f64::from(items))
@@ -129,21 +133,23 @@ fn pair_threads(pair: &Pair, items: u32) -> Fallible<f64> {
     std::thread::scope(|scope| {
         let start = Instant::now();
         let consumer = scope.spawn(|| {
-            let mut done = 0;
+            let (mut done, mut backoff) = (0, Backoff::new());
             while done < items {
                 match pair.out.pop() {
                     Some(item) => {
+                        backoff = Backoff::new();
                         while pair.back.push([item[0], 3]).is_err() {
-                            spin_loop();
+                            backoff.snooze();
                         }
                         done += 1;
                     }
-                    None => spin_loop(),
+                    None => backoff.snooze(),
                 }
             }
         });
-        let (mut sent, mut taken) = (0, 0);
+        let (mut sent, mut taken, mut backoff) = (0, 0, Backoff::new());
         while taken < items {
+            let before = (sent, taken);
             if sent < items && pair.out.push([u64::from(sent); 8]).is_ok() {
                 sent += 1;
             }
@@ -151,6 +157,7 @@ fn pair_threads(pair: &Pair, items: u32) -> Fallible<f64> {
                 assert_eq!(done[0], u64::from(taken));
                 taken += 1;
             }
+            if before == (sent, taken) { backoff.snooze() } else { backoff = Backoff::new() }
         }
         consumer.join().map_err(|_| "the consumer panicked")?;
         Ok(start.elapsed().as_nanos() as f64 / f64::from(items))

@@ -1,9 +1,10 @@
 //! Where everything lies in the two regions, and the headers that say so.
 //!
-//! A layout is a pure function of its [`RegionConfig`]. A header holds the configuration and every offset
-//! that follows from it, and is read back by recomputing: copy the header once, take the configuration out
-//! of the copy, lay it out again, and compare every field. A header that disagrees with itself in any way
-//! is refused by the name of the field, and no offset out of shared memory is ever used as such.
+//! A layout is a pure function of its [`RegionConfig`]. A header holds the configuration, every offset that
+//! follows from it, and a checksum. It is read back by recomputing: copy the header once, take the
+//! configuration out of the copy, lay it out again, and compare every field. A header that disagrees with
+//! itself in any way is refused by the name of the field, and no offset out of shared memory is ever used
+//! as such.
 //!
 //! Words are little-endian. Sections start on cache lines, and words with different writers never share
 //! one. docs/protocol.md lists the bytes.
@@ -67,7 +68,9 @@ pub const D2H_FIXED_END: u64 = HEADER_BYTES + 3 * LINE;
 
 const RING_TABLE: u64 = 192;
 const RING_ENTRY_BYTES: u64 = 32;
-const _: () = assert!(RING_TABLE + RING_ENTRY_BYTES * MAX_RINGS as u64 <= HEADER_BYTES);
+/// The last double word of a header: the 64-bit FNV-1a hash of the bytes before it.
+const CHECKSUM: u64 = HEADER_BYTES - 8;
+const _: () = assert!(RING_TABLE + RING_ENTRY_BYTES * MAX_RINGS as u64 <= CHECKSUM);
 const _: () = assert!(SLOT_BYTES == 4 * 4 * 4 && COMPLETION_BYTES == 4 * 4);
 const _: () = assert!(HEADER_BYTES.is_multiple_of(LINE) && LINE.is_multiple_of(SLOT_BYTES));
 
@@ -313,7 +316,7 @@ impl RegionLayout {
                 HeaderField::double("ring slots offset", at + 16, ring.slots.offset),
             ]);
         }
-        fields
+        with_checksum(fields)
     }
 
     /// The d2h header: every field by name.
@@ -331,7 +334,7 @@ impl RegionLayout {
                 HeaderField::double("ring completions offset", at + 8, ring.completions.offset),
             ]);
         }
-        fields
+        with_checksum(fields)
     }
 
     fn common_fields(&self, magic: u64, region_bytes: u64) -> Vec<HeaderField> {
@@ -403,6 +406,17 @@ fn check(config: &RegionConfig) -> Result<(), RingError> {
 
 fn config_error(field: &'static str, got: u64, expected: &'static str) -> RingError {
     RingError::Config { field, got, expected }
+}
+
+/// Some fields follow from no other: the checksum is what ties them to the rest.
+fn with_checksum(mut fields: Vec<HeaderField>) -> Vec<HeaderField> {
+    let header = encode(&fields);
+    let bytes = header.iter().take(CHECKSUM as usize);
+    let hash = bytes.fold(0xCBF2_9CE4_8422_2325, |hash: u64, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+    });
+    fields.push(HeaderField::double("checksum", CHECKSUM, hash));
+    fields
 }
 
 fn encode(fields: &[HeaderField]) -> [u8; HEADER_BYTES as usize] {

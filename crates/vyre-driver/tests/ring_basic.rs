@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use vyre_driver::Fault;
 use vyre_driver::ring::{Completion, PersistentRing, PersistentWorkItem, RingError, SlotImage};
 use vyre_driver::wait::WaitStrategy;
 
@@ -73,4 +74,71 @@ fn work_items_keep_their_correlation_on_this_side() -> Outcome {
     ring.complete(claimed.ticket, Completion::done(1))?;
     assert_eq!(ticket.wait(WaitStrategy::Park, Duration::from_secs(10))?, (8, Completion::done(1)));
     Ok(())
+}
+
+#[test]
+fn a_consumer_steps_over_what_was_acknowledged_without_it() -> Outcome {
+    let ring = PersistentRing::new(2)?;
+    let mut tickets: Vec<_> = ring.submit_batch(&[image(0), image(1)])?.collect();
+    // The host ends the first item, takes it, and uses its slot again before the consumer came to it.
+    assert!(ring.producer().fail(0, Fault::Abandoned)?);
+    assert!(!ring.producer().fail(0, Fault::Abandoned)?);
+    assert_eq!(ring.take(&mut tickets[0])?, Some(Completion::fault(Fault::Abandoned)));
+    assert!(!ring.producer().fail(0, Fault::Abandoned)?);
+    let _third = ring.submit(&image(2))?;
+    let order: Vec<_> = std::iter::from_fn(|| ring.claim()).map(|claimed| claimed.image).collect();
+    assert_eq!(order, [image(1), image(2)]);
+    assert_eq!((ring.consumer().tail(), ring.consumer().claimed()), (3, 3));
+    Ok(())
+}
+
+#[test]
+fn a_claim_stops_where_the_caller_says() -> Outcome {
+    let ring = PersistentRing::new(8)?;
+    let tickets = ring.submit_batch(&[image(0), image(8), image(1), image(2)])?;
+    let mut images = [SlotImage::default(); 8];
+    // Flags are the seed modulo eight.
+    let claims = ring.consumer().claim_while(&mut images, |image| image.flags == 0);
+    assert_eq!((claims.first(), claims.len()), (0, 2));
+    assert_eq!(ring.consumer().claim_while(&mut images, |image| image.flags == 0).len(), 0);
+    assert_eq!(ring.consumer().claim_batch(&mut images[..1]).len(), 1);
+    assert_eq!(ring.consumer().claim_batch(&mut images[..0]).len(), 0);
+    assert_eq!((ring.consumer().claim_batch(&mut images).first(), images[0]), (3, image(2)));
+    drop(tickets);
+    Ok(())
+}
+
+#[test]
+fn tickets_know_their_ring_and_can_be_named_and_adopted() -> Outcome {
+    let (ring, other) = (PersistentRing::new(2)?, PersistentRing::new(2)?);
+    let mut ticket = ring.submit(&image(1))?;
+    assert!(matches!(other.poll(&ticket), Err(RingError::Foreign { what: "ticket" })));
+    assert!(matches!(other.take(&mut ticket), Err(RingError::Foreign { what: "ticket" })));
+    let wait = other.wait(&mut ticket, WaitStrategy::Spin, Duration::ZERO);
+    assert!(matches!(wait, Err(RingError::Foreign { what: "ticket" })));
+    let claimed = ring.claim().ok_or("published, yet not claimable")?;
+    assert!(matches!(
+        other.complete(claimed.ticket, Completion::done(1)),
+        Err(RingError::Foreign { what: "claimed ticket" })
+    ));
+    let name = ticket.into_raw();
+    let ticket = ring.producer().adopt(name)?;
+    assert_eq!(ticket.position(), name.position());
+    drop(ticket);
+    assert!(matches!(ring.producer().take_raw(name), Ok(None) | Err(RingError::AlreadyTaken { .. })));
+    assert!(matches!(ring.producer().forget_raw(name), Err(RingError::AlreadyTaken { .. })));
+    Ok(())
+}
+
+/// Halves are shared between threads; tickets travel between them.
+#[test]
+fn halves_are_send_and_sync() {
+    fn check<T: Send + Sync>() {}
+    check::<vyre_driver::ring::RingProducer>();
+    check::<vyre_driver::ring::RingConsumer>();
+    check::<PersistentRing>();
+    check::<vyre_driver::ring::Ticket<'static>>();
+    check::<vyre_driver::ring::ClaimedTicket>();
+    check::<vyre_driver::region::SessionRegions>();
+    check::<vyre_driver::arena::ArenaRange>();
 }

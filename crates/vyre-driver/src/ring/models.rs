@@ -397,6 +397,17 @@ fn an_item_submitted_around_a_restart_is_run_by_the_next_incarnation() {
 }
 
 #[test]
+fn recovery_reads_back_whole_items_only() {
+    check(|| {
+        let ring = Ring::new(1);
+        let other = Arc::clone(&ring);
+        let submitter = thread::spawn(move || keep(other.producer.submit(&image(0)).unwrap()));
+        ring.producer.for_each_unacknowledged(|ticket, found| assert_eq!(found, image(ticket)));
+        submitter.join().unwrap();
+    });
+}
+
+#[test]
 fn a_fault_by_the_host_races_a_completion_and_one_wins() {
     check(|| {
         let ring = Ring::new(1);
