@@ -6,7 +6,7 @@ use any_program::{any_named_program, any_program};
 use proptest::prelude::*;
 use vyre_foundation::arbitrary::arbitrary_program;
 use vyre_foundation::text::{parse, print};
-use vyre_foundation::{Expr, Literal, Node, UnaryOp, validate, wire};
+use vyre_foundation::{Expr, Literal, Node, UnaryOp, limits, validate, wire};
 
 /// `body` as the entry of a kernel with a buffer, a parameterless function and one with two results.
 fn program(body: &str) -> String {
@@ -228,6 +228,21 @@ fn depth_is_limited() {
                 );
             }
         }
+    }
+}
+
+/// The deepest program that is valid has both other forms.
+#[test]
+fn validity_implies_a_text_and_an_encoding() {
+    // The function's body and the literal are two levels.
+    let (blocks, operators) = (limits::MAX_NESTING / 2, limits::MAX_NESTING / 2 - 2);
+    let body = format!("{}trap {}1u32;{}", "{".repeat(blocks), "!".repeat(operators), "}".repeat(blocks));
+    let deepest = parse(&program(&body)).expect("a program");
+    assert_eq!(validate(deepest.clone()).map(drop), Ok(()));
+    assert_eq!(parse(&print(&deepest)).as_ref(), Ok(&deepest));
+    assert_eq!(wire::encode(&deepest).and_then(|bytes| wire::decode(&bytes)), Ok(deepest));
+    for deeper in [body.replacen('!', "!!", 1), format!("{{{body}}}")] {
+        assert!(validate(parse(&program(&deeper)).expect("a program")).is_err());
     }
 }
 

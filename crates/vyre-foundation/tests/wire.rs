@@ -78,7 +78,11 @@ fn tags_are_pinned() {
     let every_tag = vyre_foundation::text::parse(text).expect("a program");
     let kinds = [ProgramKind::Item(Granularity::Lane), ProgramKind::Item(Granularity::Workgroup)]
         .map(|kind| Program { kind, ..program(vec![]) });
-    for (program, digest) in [(&every_tag, "04f592202bc85145d0400d20c9408a88cc38d1573617665a9f6e0f647a2bd196"), (&kinds[0], "2e423f874af2a72d4d653afecb9465a8ddeb4ddd2ba8324629aea51606bc41af"), (&kinds[1], "615d45e3a6bafa4ae1dbea625c98f3692a769b10bb008b906c90ff7bd862080f")] {
+    for (program, digest) in [
+        (&every_tag, "04f592202bc85145d0400d20c9408a88cc38d1573617665a9f6e0f647a2bd196"),
+        (&kinds[0], "2e423f874af2a72d4d653afecb9465a8ddeb4ddd2ba8324629aea51606bc41af"),
+        (&kinds[1], "615d45e3a6bafa4ae1dbea625c98f3692a769b10bb008b906c90ff7bd862080f"),
+    ] {
         assert_eq!(wire::digest(program).expect("shallow").to_string(), digest);
     }
 }

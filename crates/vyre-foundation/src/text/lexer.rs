@@ -42,6 +42,9 @@ const SYMBOLS: &[&str] = &[
 
 /// All tokens, [`TokenKind::End`] last.
 pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
+    if u32::try_from(text.len()).is_err() {
+        return Err(ParseError { line: 1, column: 1, problem: ParseProblem::TooLong(text.len()) });
+    }
     let mut tokens = Vec::new();
     let mut end = (1, 1);
     for (line, text) in (1..).zip(text.split('\n')) {

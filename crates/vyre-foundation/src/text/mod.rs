@@ -83,6 +83,9 @@ pub struct ParseError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseProblem {
+    /// More text than lines and columns can be counted in.
+    #[error("the text has {0} bytes; a program has at most 4294967295")]
+    TooLong(usize),
     /// A character that begins no token.
     #[error("no token begins with {0:?}; outside of comments the text is ASCII")]
     Character(char),

@@ -38,6 +38,9 @@ pub const VERSION: u16 = 1;
 /// bytes are refused: recursion over either is bounded by this.
 pub const MAX_DEPTH: u32 = 256;
 
+// A validated program always encodes.
+const _: () = assert!(crate::limits::MAX_NESTING <= MAX_DEPTH as usize);
+
 /// Why bytes are not a program, or a program cannot become bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
