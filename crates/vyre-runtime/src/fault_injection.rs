@@ -134,21 +134,24 @@ impl Shared {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
+    /// Counts a pass of a point, and takes out what is armed for it.
+    fn count(&self, point: FaultPoint) -> Option<InjectedFault> {
+        let mut state = self.lock();
+        let passes = state.passes.entry(point).or_insert(0);
+        *passes += 1;
+        let now = *passes;
+        let fired = state.armed.iter().position(|armed| armed.point == point && armed.at_pass == now);
+        fired.map(|index| state.armed.swap_remove(index).fault)
+    }
+
     /// Counts a pass and answers what the plan says, a loss already suffered included.
     fn pass(&self, point: FaultPoint) -> Result<(), BackendError> {
-        let fired = {
-            let mut state = self.lock();
-            let passes = state.passes.entry(point).or_insert(0);
-            *passes += 1;
-            let now = *passes;
-            if point != FaultPoint::Recover
-                && let Some(reason) = &state.lost
-            {
-                return Err(BackendError::DeviceLost { reason: reason.clone() });
-            }
-            let fired = state.armed.iter().position(|armed| armed.point == point && armed.at_pass == now);
-            fired.map(|index| state.armed.swap_remove(index).fault)
-        };
+        let fired = self.count(point);
+        if point != FaultPoint::Recover
+            && let Some(reason) = &self.lock().lost
+        {
+            return Err(BackendError::DeviceLost { reason: reason.clone() });
+        }
         match fired {
             None => Ok(()),
             Some(InjectedFault::Loss) => {
@@ -156,11 +159,7 @@ impl Shared {
                 self.lose(&reason);
                 Err(BackendError::DeviceLost { reason })
             }
-            Some(InjectedFault::Failure) => Err(BackendError::Driver {
-                call: "fault_injection",
-                code: -1,
-                text: format!("injected failure at {point:?}"),
-            }),
+            Some(InjectedFault::Failure) => Err(injected(point)),
         }
     }
 
@@ -290,6 +289,11 @@ impl VyreBackend for FaultInjectingBackend {
     }
 }
 
+/// The error of a failure that is no loss.
+fn injected(point: FaultPoint) -> BackendError {
+    BackendError::Driver { call: "fault_injection", code: -1, text: format!("injected failure at {point:?}") }
+}
+
 struct InjectedPipeline {
     shared: Arc<Shared>,
     inner: Arc<dyn CompiledPipeline>,
@@ -390,12 +394,11 @@ impl ResidentKernel for InjectedKernel {
     }
 
     fn reap(&self, deadline: Duration) -> Result<(), BackendError> {
-        if self.lost().is_none() {
+        match self.shared.count(FaultPoint::Reap) {
+            Some(InjectedFault::Failure) => return Err(injected(FaultPoint::Reap)),
             // A kernel that dies while being reaped is as gone as one that was reaped.
-            match self.shared.pass(FaultPoint::Reap) {
-                Err(error) if !error.is_device_loss() => return Err(error),
-                _ => {}
-            }
+            Some(InjectedFault::Loss) => self.shared.lose("injected at Reap"),
+            None => {}
         }
         self.inner.reap(deadline)
     }

@@ -187,9 +187,10 @@ impl Shared {
         }
         let drained = self.drain(deadline);
         let mut control = lock(&self.control);
-        let retired = self.retire(&mut control, self.options.stop_deadline.max(deadline));
+        // What did not end in time would not now.
+        let retired = drained.and_then(|()| self.retire(&mut control, deadline));
         self.end(&mut control, Gate::Stopped);
-        drained.and(retired)
+        retired
     }
 
     /// Ends everything: the kernel, if it still runs, and whatever is not answered.

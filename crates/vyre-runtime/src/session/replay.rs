@@ -20,7 +20,6 @@ use vyre_driver::protocol::opcode;
 use vyre_driver::ring::SlotImage;
 use vyre_driver::{BackendError, Fault, KernelState};
 
-use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
 use super::shared::{Gate, Shared, lock};
 use crate::error::MegakernelError;
@@ -77,11 +76,9 @@ impl Shared {
     /// Deals with a loss of the device, or of the kernel, as the policy says. `Ok` if the session runs again.
     pub(super) fn handle_loss(&self, control: &mut Control, reason: String) -> Result<(), MegakernelError> {
         tracing::warn!(session = self.id, reason, "device lost");
-        let gone = self.bury(control);
-        let saved = self.turn_over(control, false);
         control.lost = Some(reason.clone());
         let lost = BackendError::DeviceLost { reason };
-        if let Err(error) = gone.and(saved) {
+        if let Err(error) = self.bury(control).and_then(|()| self.turn_over(control, false)) {
             return Err(self.give_up(control, error));
         }
         match self.options.recovery {
@@ -96,19 +93,23 @@ impl Shared {
     /// its device is no more.
     fn bury(&self, control: &mut Control) -> Result<(), MegakernelError> {
         let Some(kernel) = control.kernel.clone() else { return Ok(()) };
-        self.forget_kernel(control);
+        self.kernel.store(None);
         match kernel.reap(self.options.stop_deadline) {
+            // Kept, to be reaped again before anything else is started.
             Err(error) if !error.is_device_loss() => {
                 Err(MegakernelError::backend("reap the lost kernel")(error))
             }
-            _ => Ok(()),
+            _ => {
+                control.kernel = None;
+                Ok(())
+            }
         }
     }
 
     /// Leaves the session lost: every unanswered item ends in a fault, and later ones are refused.
     pub(super) fn give_up(&self, control: &mut Control, error: MegakernelError) -> MegakernelError {
         control.lost.get_or_insert_with(|| error.to_string());
-        self.forget_kernel(control);
+        self.kernel.store(None);
         self.set_gate(Gate::Lost);
         self.fail_unanswered(Fault::DeviceLost);
         error
@@ -140,7 +141,9 @@ impl Shared {
             .map_err(MegakernelError::backend("rebuild after a device loss"))?;
         {
             let mut buffers = lock(&self.buffers);
-            DeviceBuffers::forget(&mut buffers);
+            // Of an attempt before this one, perhaps; those of the lost generation are gone anyway.
+            buffers.destroy(self.plan.backend.as_ref());
+            buffers.forget();
             let made = buffers.create(self.plan.backend.as_ref());
             made.map_err(MegakernelError::backend("make the session's buffers again"))?;
         }
@@ -205,10 +208,10 @@ impl Shared {
         if control.lost.is_none() {
             let state = control.kernel.as_ref().map(|kernel| kernel.state());
             let Some(KernelState::Lost(reason)) = state else { return Ok(()) };
-            self.bury(&mut control)?;
-            self.turn_over(&mut control, false)?;
             control.lost = Some(reason);
         }
+        self.bury(&mut control)?;
+        self.turn_over(&mut control, false)?;
         self.revive(&mut control, Asked::ByHand)
     }
 }

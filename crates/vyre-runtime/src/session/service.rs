@@ -117,7 +117,7 @@ impl Shared {
     }
 
     fn look_after(&self, control: &mut Control) {
-        let Some(kernel) = control.kernel.clone() else { return };
+        let Some(kernel) = control.kernel.clone().filter(|_| control.lost.is_none()) else { return };
         let outcome = match kernel.state() {
             KernelState::Running => {
                 self.absorb_mirrors(&lock(&self.view));
