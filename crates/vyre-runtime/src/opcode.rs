@@ -20,17 +20,21 @@ impl SlotOpcode {
     }
 
     /// The built-in operation it stands for, if it is one.
+    #[inline]
     pub const fn builtin(self) -> Option<BuiltinOpcode> {
         BuiltinOpcode::from_wire(self.0)
     }
 
     /// Whether a user may give a handler this opcode.
+    #[inline]
     pub const fn is_user(self) -> bool {
         opcode::is_user(self.0)
     }
 
     /// Whether it is neither built in nor the user's.
+    #[inline]
     pub const fn is_reserved(self) -> bool {
+        // The user's range first: nearly every slot is of it.
         !self.is_user() && self.builtin().is_none()
     }
 }
@@ -124,6 +128,7 @@ impl BuiltinOpcode {
     }
 
     /// The operation with this value in a slot.
+    #[inline]
     pub const fn from_wire(wire: u32) -> Option<BuiltinOpcode> {
         Some(match wire {
             opcode::NOP => BuiltinOpcode::Nop,

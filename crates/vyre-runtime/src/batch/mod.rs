@@ -40,6 +40,7 @@ pub(crate) use dispatch::{BatchPipelines, BatchPrograms};
 pub const MAX_BATCH_SLOTS: u32 = 1 << 24;
 
 /// Reads a little-endian word; 0 past the end.
+#[inline]
 pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
     match bytes.get(at * 4..).and_then(|rest| rest.first_chunk()) {
         Some(word) => u32::from_le_bytes(*word),

@@ -4,7 +4,7 @@ use vyre_driver::protocol::{ARG_WORDS, flags};
 use vyre_driver::ring::SlotImage;
 use vyre_driver::{Fault, Status};
 
-use super::word;
+use super::{set_word, word};
 use crate::descriptor::Publish;
 use crate::error::MegakernelError;
 use crate::opcode::{BuiltinOpcode, SlotOpcode};
@@ -96,6 +96,7 @@ impl RingBuffer {
     ///
     /// [`MegakernelError::BatchTooLarge`], [`MegakernelError::SlotOccupied`], or the first rule that the
     /// descriptor breaks.
+    #[inline]
     pub fn publish<P: Publish + ?Sized>(
         &mut self,
         start: usize,
@@ -182,6 +183,7 @@ impl RingBuffer {
     }
 }
 
+#[inline]
 fn first_tag(slot: &[u8; SLOT_BYTES]) -> u32 {
     word(slot, 3)
 }
@@ -200,13 +202,19 @@ pub(crate) fn tags(image: &SlotImage) -> [u32; 4] {
 /// Writes a slot: four quarters of three arguments and a tag.
 #[inline]
 pub(crate) fn encode(slot: &mut [u8; SLOT_BYTES], tags: [u32; 4], args: &[u32; ARG_WORDS]) {
-    let (quarters, _) = slot.as_chunks_mut::<16>();
-    let (args, _) = args.as_chunks::<3>();
-    for ((quarter, args), tag) in quarters.iter_mut().zip(args).zip(tags) {
-        let (words, _) = quarter.as_chunks_mut::<4>();
-        for (word, value) in words.iter_mut().zip([args[0], args[1], args[2], tag]) {
-            *word = value.to_le_bytes();
-        }
+    let [t0, t1, t2, t3] = tags;
+    let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11] = *args;
+    let values = [a0, a1, a2, t0, a3, a4, a5, t1, a6, a7, a8, t2, a9, a10, a11, t3];
+    let (words, _) = slot.as_chunks_mut::<4>();
+    for (word, value) in words.iter_mut().zip(values) {
+        *word = value.to_le_bytes();
+    }
+}
+
+/// Writes other tags into a slot.
+pub(crate) fn set_tags(slot: &mut [u8; SLOT_BYTES], tags: [u32; 4]) {
+    for (quarter, tag) in tags.into_iter().enumerate() {
+        set_word(slot, quarter * 4 + 3, tag);
     }
 }
 

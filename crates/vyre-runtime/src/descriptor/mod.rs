@@ -73,6 +73,7 @@ impl Publish for SlotImage {
 }
 
 /// Copies arguments into an array padded with zeros.
+#[inline]
 fn padded(args: &[u32]) -> Result<[u32; ARG_WORDS], MegakernelError> {
     let mut words = [0; ARG_WORDS];
     match words.get_mut(..args.len()) {

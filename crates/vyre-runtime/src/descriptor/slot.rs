@@ -45,12 +45,14 @@ pub struct SlotDescriptor {
 
 impl SlotDescriptor {
     /// An item of tenant 0 and normal priority without arguments: those not given are 0.
+    #[inline]
     pub fn new(opcode: impl Into<SlotOpcode>) -> SlotDescriptor {
         SlotDescriptor { opcode: opcode.into(), tenant: 0, priority: Priority::Normal, args: SmallVec::new() }
     }
 
     /// For whom it runs.
     #[must_use]
+    #[inline]
     pub fn tenant(mut self, tenant: u16) -> SlotDescriptor {
         self.tenant = tenant;
         self
@@ -58,6 +60,7 @@ impl SlotDescriptor {
 
     /// How urgent it is.
     #[must_use]
+    #[inline]
     pub fn priority(mut self, priority: Priority) -> SlotDescriptor {
         self.priority = priority;
         self
@@ -65,6 +68,7 @@ impl SlotDescriptor {
 
     /// Its arguments, at most twelve; more are refused when it is published.
     #[must_use]
+    #[inline]
     pub fn args(mut self, args: impl AsRef<[u32]>) -> SlotDescriptor {
         self.args = SmallVec::from_slice(args.as_ref());
         self
@@ -80,6 +84,7 @@ impl SlotDescriptor {
     /// # Errors
     ///
     /// [`MegakernelError::ReservedOpcode`], [`MegakernelError::TooManyArgs`].
+    #[inline]
     pub fn to_image(&self) -> Result<SlotImage, MegakernelError> {
         if self.opcode.is_reserved() {
             return Err(MegakernelError::ReservedOpcode { opcode: self.opcode });

@@ -50,8 +50,8 @@ pub struct WindowDescriptor {
     tenant: u16,
     priority: Priority,
     window_id: u32,
-    /// Arguments of each slot, finished.
-    entries: Vec<[u32; ARG_WORDS]>,
+    /// The slots as a batch ring holds them: publishing there is one copy.
+    slots: Vec<[u8; SLOT_BYTES]>,
     required: usize,
     /// The first rule broken while entries were added.
     broken: Option<Broken>,
@@ -71,7 +71,7 @@ impl WindowDescriptor {
             tenant: 0,
             priority: Priority::Normal,
             window_id,
-            entries: Vec::new(),
+            slots: Vec::new(),
             required: 0,
             broken: None,
         }
@@ -81,6 +81,7 @@ impl WindowDescriptor {
     #[must_use]
     pub fn tenant(mut self, tenant: u16) -> WindowDescriptor {
         self.tenant = tenant;
+        self.head_again();
         self
     }
 
@@ -88,6 +89,7 @@ impl WindowDescriptor {
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> WindowDescriptor {
         self.priority = priority;
+        self.head_again();
         self
     }
 
@@ -117,12 +119,14 @@ impl WindowDescriptor {
             None => self.break_rule(Broken::PayloadTooLong(payload.len())),
         }
         if class == WindowClass::Required {
-            if self.required < self.entries.len() {
+            if self.required < self.slots.len() {
                 self.break_rule(Broken::RequiredAfterLookahead);
             }
             self.required += 1;
         }
-        self.entries.push(args);
+        let mut slot = [0; SLOT_BYTES];
+        ring::encode(&mut slot, ring::tags(&self.head()), &args);
+        self.slots.push(slot);
     }
 
     /// The window's id.
@@ -141,23 +145,28 @@ impl WindowDescriptor {
     ///
     /// The first rule broken.
     pub fn try_into_batch(self) -> Result<BatchDescriptor, MegakernelError> {
-        self.check()?;
-        let slot = |args: &[u32; ARG_WORDS]| {
-            SlotDescriptor::new(self.opcode).tenant(self.tenant).priority(self.priority).args(args)
+        let slot = |image: SlotImage| {
+            SlotDescriptor::new(self.opcode).tenant(self.tenant).priority(self.priority).args(image.args)
         };
-        Ok(self.entries.iter().map(slot).collect())
+        Ok(self.images()?.into_iter().map(slot).collect())
     }
 
-    /// Opcode, tenant and flags of every slot, arguments zero; and the arguments of each.
-    fn parts(&self) -> Result<(SlotImage, &[[u32; ARG_WORDS]]), MegakernelError> {
-        self.check()?;
-        let image = SlotImage {
+    /// Opcode, tenant and flags of every slot; arguments zero.
+    fn head(&self) -> SlotImage {
+        SlotImage {
             opcode: self.opcode.wire(),
             tenant: self.tenant,
             flags: self.priority as u16,
             args: [0; ARG_WORDS],
-        };
-        Ok((image, &self.entries))
+        }
+    }
+
+    /// Writes a changed head into the slots that are there.
+    fn head_again(&mut self) {
+        let tags = ring::tags(&self.head());
+        for slot in &mut self.slots {
+            ring::set_tags(slot, tags);
+        }
     }
 
     fn check(&self) -> Result<(), MegakernelError> {
@@ -186,22 +195,20 @@ impl WindowDescriptor {
 
 impl Publish for WindowDescriptor {
     fn slot_count(&self) -> usize {
-        self.entries.len()
+        self.slots.len()
     }
 
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
-        let (image, entries) = self.parts()?;
-        for &args in entries {
-            sink(&SlotImage { args, ..image });
-        }
+        self.check()?;
+        self.slots.iter().filter_map(ring::decode).for_each(|image| sink(&image));
         Ok(())
     }
 
     fn encode(&self, into: &mut [[u8; SLOT_BYTES]]) -> Result<(), MegakernelError> {
-        let (image, entries) = self.parts()?;
-        let tags = ring::tags(&image);
-        for (place, args) in into.iter_mut().zip(entries) {
-            ring::encode(place, tags, args);
+        self.check()?;
+        let count = into.len().min(self.slots.len());
+        if let (Some(into), Some(slots)) = (into.get_mut(..count), self.slots.get(..count)) {
+            into.copy_from_slice(slots);
         }
         Ok(())
     }
