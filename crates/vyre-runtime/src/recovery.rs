@@ -179,3 +179,137 @@ impl<T: Send + Sync> Recoverable<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use vyre_cpu::CpuBackend;
+
+    use super::*;
+    use crate::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
+
+    fn lost() -> BackendError {
+        BackendError::DeviceLost { reason: "a test".to_owned() }
+    }
+
+    fn driver(text: &str) -> BackendError {
+        BackendError::Driver { call: "test", code: 1, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_loss_is_a_kind_of_error_and_not_a_choice_of_words() {
+        use MegakernelRecoveryDecision::{NotALoss, PolicyOff, RebuildAndRetry, RebuildOnly};
+        use MegakernelRecoveryPolicy::{Off, Once};
+        let stale = |generation, current| BackendError::StaleHandle {
+            id: 1,
+            generation: Generation(generation),
+            current: Generation(current),
+        };
+        let table = [
+            (driver("device lost"), Once, true, NotALoss),
+            (driver("device lost"), Off, true, NotALoss),
+            (BackendError::invalid("device", "lost", "found"), Once, true, NotALoss),
+            (lost(), Off, true, PolicyOff),
+            (lost(), Once, false, RebuildOnly),
+            (lost(), Once, true, RebuildAndRetry),
+            // Overtaken by somebody else's recovery; a handle that was stale before is the caller's mistake.
+            (stale(3, 4), Once, true, RebuildAndRetry),
+            (stale(3, 3), Once, true, NotALoss),
+            (stale(2, 3), Once, true, NotALoss),
+        ];
+        for (error, policy, replayable, expected) in table {
+            let decided = MegakernelRecoveryDecision::decide(&error, Generation(3), policy, replayable);
+            assert_eq!(decided, expected, "{error} {policy:?} {replayable}");
+        }
+    }
+
+    #[test]
+    fn sixteen_threads_that_see_one_loss_rebuild_once() {
+        let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+        let builds = AtomicU64::new(0);
+        let build = |backend: &dyn VyreBackend| {
+            builds.fetch_add(1, Ordering::Relaxed);
+            Ok(backend.generation())
+        };
+        let recoverable = Recoverable::new(Arc::clone(&backend) as _, build).expect("nothing fails");
+        for loss in 1..=5 {
+            backend.lose("a test");
+            let together = Barrier::new(16);
+            std::thread::scope(|scope| {
+                for _ in 0..16 {
+                    scope.spawn(|| {
+                        let seen = recoverable.current().generation;
+                        together.wait();
+                        let rebuilt = recoverable.rebuild(seen, Asked::ByPolicy, build).expect("recovers");
+                        assert_eq!(rebuilt.parts, Generation(loss + 1));
+                    });
+                }
+            });
+            assert_eq!(builds.load(Ordering::Relaxed), loss + 1);
+            assert_eq!(backend.passes(FaultPoint::Recover), loss);
+        }
+    }
+
+    #[test]
+    fn a_rebuild_that_fails_fails_once_for_everybody_and_keeps_the_old_build() {
+        let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(1)).expect("nothing fails");
+        backend.lose("a test");
+        let attempts = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let rebuilt = recoverable.rebuild(Generation(1), Asked::ByPolicy, |_| {
+                        attempts.fetch_add(1, Ordering::Relaxed);
+                        Err(driver("the very words"))
+                    });
+                    assert!(rebuilt.is_err_and(|error| error.to_string().contains("the very words")));
+                });
+            }
+        });
+        assert_eq!(attempts.into_inner(), 1);
+        assert_eq!(recoverable.current().parts, 1);
+        let rebuilt = recoverable.rebuild(Generation(1), Asked::ByHand, |_| Ok(2)).expect("once more");
+        assert_eq!((rebuilt.parts, rebuilt.generation), (2, Generation(2)));
+        let again = recoverable.rebuild(Generation(2), Asked::ByHand, |_| Ok(3)).expect("nothing is lost");
+        assert_eq!(again.parts, 2);
+    }
+
+    #[test]
+    fn a_run_is_repeated_once_at_most() {
+        let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(())).expect("nothing fails");
+        let attempted = |replayable, failures: u64, policy| {
+            let mut runs = 0;
+            let outcome = recoverable.run_with_recovery(
+                policy,
+                |_| {
+                    runs += 1;
+                    if runs <= failures {
+                        backend.lose("a test");
+                        return Err(MegakernelError::backend("run")(lost()));
+                    }
+                    Ok(())
+                },
+                || replayable,
+                |_| Ok(()),
+            );
+            if outcome.is_err() {
+                recoverable
+                    .rebuild(recoverable.current().generation, Asked::ByHand, |_| Ok(()))
+                    .expect("recovers");
+            }
+            (runs, outcome.map(|((), again)| again).ok())
+        };
+        use MegakernelRecoveryPolicy::{Off, Once};
+        assert_eq!(attempted(true, 0, Once), (1, Some(false)));
+        assert_eq!(attempted(true, 1, Once), (2, Some(true)));
+        assert_eq!(attempted(true, 2, Once), (2, None));
+        assert_eq!(attempted(false, 1, Once), (1, None));
+        assert_eq!(attempted(true, 1, Off), (1, None));
+        backend.arm(FaultPoint::Recover, 0, InjectedFault::Failure);
+        assert_eq!(attempted(true, 1, Once), (1, None));
+    }
+}

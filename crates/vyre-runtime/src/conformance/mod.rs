@@ -1,10 +1,11 @@
 //! What every backend must compute, as data: vectors of one item each, and scenarios of several.
 //!
-//! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed. Sessions run
-//! the same [`VECTORS`] on the same [`builder`].
+//! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed;
+//! [`run_sessions`] runs the same [`VECTORS`] live.
 
 mod fixture;
 mod scenarios;
+mod sessions;
 mod vectors;
 
 use std::fmt::Debug;
@@ -17,6 +18,7 @@ pub use fixture::{
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,
 };
 pub use scenarios::SCENARIOS;
+pub use sessions::run_sessions;
 pub use vectors::{VECTORS, Vector};
 
 use crate::batch::{BatchCompletion, DispatchOptions};
@@ -148,5 +150,13 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn the_cpu_conforms_live() {
+        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        let vectors =
+            run_sessions(&backend).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
+        assert_eq!(vectors, VECTORS.len());
     }
 }

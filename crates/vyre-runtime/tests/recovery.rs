@@ -1,0 +1,425 @@
+//! Sessions that lose their device: every ticket is answered once, by the replay or by a fault.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{
+    ADD_ONE, GATED, GATED_ONCE, SUM_PAYLOAD, SUM_TABLE, TOTAL, TRAP, WAIT, builder, item, set_gate,
+    until_claimed,
+};
+use vyre_cpu::{CpuBackend, CpuConfig};
+use vyre_driver::{Fault, Generation};
+use vyre_runtime::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
+use vyre_runtime::io_service::IoResource;
+use vyre_runtime::session::Ticket;
+use vyre_runtime::{
+    BatchDescriptor, BuiltinOpcode, MegakernelError, MegakernelRecoveryPolicy, PersistentSession,
+    SessionOptions, SlotDescriptor, TenantConfig,
+};
+
+fn start(threads: usize, options: SessionOptions) -> (Arc<FaultInjectingBackend>, PersistentSession) {
+    let cpu = CpuBackend::with_config(CpuConfig::default().threads(threads));
+    let backend = Arc::new(FaultInjectingBackend::new(Arc::new(cpu)));
+    let built = builder(Arc::clone(&backend) as _)
+        .tenant(3, TenantConfig::permitting([ADD_ONE]).quota(5))
+        .bind_bytes("table", [2; 16])
+        .build();
+    let session = built.expect("a megakernel").start_with(options).expect("a session");
+    (backend, session)
+}
+
+fn submit(session: &PersistentSession, opcode: u32, args: &[u32]) -> Ticket {
+    session.submit(item(opcode, args)).expect("submitted")
+}
+
+fn until(session: &PersistentSession, what: &str, holds: impl Fn(&PersistentSession) -> bool) {
+    let started = Instant::now();
+    while !holds(session) {
+        assert!(started.elapsed() < WAIT, "{what}: {:?}", session.telemetry());
+        std::thread::yield_now();
+    }
+}
+
+fn until_recovered(session: &PersistentSession, recoveries: u64) {
+    until(session, "not recovered", |session| session.telemetry().recoveries >= recoveries);
+}
+
+/// The result, or the fault.
+fn answer(session: &PersistentSession, ticket: &Ticket) -> Result<u64, Fault> {
+    match session.wait(ticket, WAIT) {
+        Ok(done) => Ok(done.result()),
+        Err(MegakernelError::Faulted { fault, .. }) => Err(fault),
+        Err(other) => panic!("{ticket:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_loss_finds_tickets_at_every_step_and_each_is_answered() {
+    let (backend, session) = start(2, SessionOptions::new());
+    let complete = submit(&session, TOTAL, &[5]);
+    session.drain(WAIT).expect("drained");
+    // One worker is held by an item; the other parks a fence, then is held as well.
+    let claimed = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    let fence = session.submit(SlotDescriptor::new(BuiltinOpcode::BatchFence)).expect("submitted");
+    let claimed_once = submit(&session, GATED_ONCE, &[0, 8]);
+    until_claimed(&session, 2);
+    let mut payload = session.payload(100).expect("fits");
+    payload.write(0, &[1; 100]).expect("inside");
+    let sum = item(SUM_PAYLOAD, &[payload.offset(), 100]);
+    let published = [
+        (submit(&session, ADD_ONE, &[1]), Ok(2)),
+        (submit(&session, SUM_TABLE, &[]), Ok(32)),
+        (session.submit_with_payload(sum, &mut payload).expect("submitted"), Ok(100)),
+        (submit(&session, 0, &[]), Ok(0)),
+        (submit(&session, TRAP, &[1]), Err(Fault::DeviceLost)),
+        (submit(&session, TOTAL, &[1]), Err(Fault::StateLost)),
+        (submit(&session, 1, &[1, 1]), Err(Fault::DeviceLost)),
+    ];
+    backend.lose("a test");
+    until_recovered(&session, 1);
+    assert_eq!(session.generation(), Generation(2));
+    let after = submit(&session, ADD_ONE, &[10]);
+    set_gate(&session, 0, true);
+    assert_eq!(answer(&session, &complete), Ok(5));
+    assert_eq!(answer(&session, &claimed), Ok(7));
+    assert_eq!(answer(&session, &claimed_once), Err(Fault::DeviceLost));
+    assert_eq!(answer(&session, &fence), Err(Fault::DeviceLost));
+    for (ticket, expected) in &published {
+        assert_eq!(answer(&session, ticket), *expected, "{ticket:?}");
+    }
+    assert_eq!(answer(&session, &after), Ok(11));
+    assert_eq!((complete.generation(), after.generation()), (Generation(1), Generation(2)));
+    session.stop().expect("stopped");
+    let telemetry = session.telemetry();
+    assert_eq!((telemetry.submitted, telemetry.acknowledged), (12, 12));
+    assert_eq!((telemetry.starts, telemetry.recoveries), (2, 1));
+}
+
+#[test]
+fn lost_state_is_not_touched_until_its_loss_is_accepted() {
+    let (backend, session) = start(2, SessionOptions::new());
+    assert_eq!(answer(&session, &submit(&session, TOTAL, &[5])), Ok(5));
+    backend.lose("a test");
+    until_recovered(&session, 1);
+    let store = SlotDescriptor::new(BuiltinOpcode::StoreU32);
+    let packed = vyre_runtime::PackedOpDescriptor::new(1).args([1, 1]);
+    for refused in [
+        session.submit(item(TOTAL, &[1])).map(drop),
+        session.submit(store.clone()).map(drop),
+        session.submit(SlotDescriptor::packed(&[packed]).expect("fits")).map(drop),
+        session.submit_detached(item(TOTAL, &[1])),
+        session.submit_batch(&BatchDescriptor::new().slot(item(ADD_ONE, &[])).slot(store.clone())).map(drop),
+    ] {
+        let lost = matches!(refused, Err(MegakernelError::StateLost { generation: Generation(2), .. }));
+        assert!(lost, "{refused:?}");
+    }
+    assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2));
+    assert_eq!(answer(&session, &submit(&session, SUM_TABLE, &[])), Ok(32));
+    session.upload("total", 0, &40_u32.to_le_bytes()).expect("inside");
+    session.accept_state_loss();
+    assert_eq!(answer(&session, &submit(&session, TOTAL, &[2])), Ok(42));
+    session.submit(store).map(drop).expect("accepted");
+}
+
+#[test]
+fn a_restore_hook_makes_state_whole_before_anything_is_replayed() {
+    let restores = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&restores);
+    let options = SessionOptions::new().restore(move |session| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        session.upload("total", 0, &1000_u32.to_le_bytes())
+    });
+    let (backend, session) = start(1, options);
+    assert_eq!(answer(&session, &submit(&session, TOTAL, &[5])), Ok(5));
+    let held = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    let replayed = submit(&session, TOTAL, &[1]);
+    backend.lose("a test");
+    until_recovered(&session, 1);
+    set_gate(&session, 0, true);
+    assert_eq!(answer(&session, &held), Ok(7));
+    assert_eq!(answer(&session, &replayed), Ok(1001));
+    assert_eq!(answer(&session, &submit(&session, TOTAL, &[1])), Ok(1002));
+    assert_eq!(restores.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_restore_hook_that_fails_leaves_the_session_lost() {
+    let options = SessionOptions::new().restore(|session| session.upload("nothing", 0, &[]));
+    let (backend, session) = start(1, options);
+    let held = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    backend.lose("a test");
+    assert_eq!(answer(&session, &held), Err(Fault::DeviceLost));
+    assert!(matches!(session.submit(item(ADD_ONE, &[1])), Err(MegakernelError::SessionClosed { .. })));
+    let error = session.recover_after_device_loss().expect_err("the hook fails again");
+    assert!(matches!(error, MegakernelError::InvalidBinding { .. }), "{error:?}");
+}
+
+#[test]
+fn uploads_quotas_and_counts_outlive_the_device() {
+    let (backend, session) = start(2, SessionOptions::new());
+    session.upload("table", 0, &[9, 9]).expect("inside");
+    for _ in 0..3 {
+        let ticket = session.submit(item(ADD_ONE, &[1]).tenant(3)).expect("submitted");
+        session.wait(ticket, WAIT).expect("within the quota");
+    }
+    let fence = session.submit(SlotDescriptor::new(BuiltinOpcode::BatchFence)).expect("submitted");
+    assert_eq!(answer(&session, &fence), Ok(1));
+    // What the device counted is mirrored by the time a kernel has left.
+    session.restart(WAIT).expect("restarted");
+    backend.lose("a test");
+    until_recovered(&session, 1);
+    assert_eq!(answer(&session, &submit(&session, SUM_TABLE, &[])), Ok(18 + 28));
+    let quota: Vec<_> = (0..4)
+        .map(|_| {
+            let ticket = session.submit(item(ADD_ONE, &[1]).tenant(3)).expect("submitted");
+            answer(&session, &ticket)
+        })
+        .collect();
+    assert_eq!(quota, [Ok(2), Ok(2), Err(Fault::Quota), Err(Fault::Quota)]);
+    session.accept_state_loss();
+    let fence = session.submit(SlotDescriptor::new(BuiltinOpcode::BatchFence)).expect("submitted");
+    assert_eq!(answer(&session, &fence), Ok(2));
+}
+
+#[test]
+fn without_a_policy_the_loss_is_the_answer_until_somebody_recovers() {
+    let (backend, session) = start(1, SessionOptions::new().recovery(MegakernelRecoveryPolicy::Off));
+    let held = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    let behind = submit(&session, ADD_ONE, &[1]);
+    session.recover_after_device_loss().expect("nothing to do");
+    backend.lose("a test");
+    assert_eq!(answer(&session, &held), Err(Fault::DeviceLost));
+    assert_eq!(answer(&session, &behind), Err(Fault::DeviceLost));
+    for refused in
+        [session.submit(item(ADD_ONE, &[1])).map(drop), session.restart(WAIT), session.quiesce(WAIT)]
+    {
+        let lost =
+            matches!(&refused, Err(MegakernelError::SessionClosed { state }) if state.contains("lost"));
+        assert!(lost, "{refused:?}");
+    }
+    assert_eq!(session.telemetry().recoveries, 0);
+    session.recover_after_device_loss().expect("recovered");
+    assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2));
+    session.stop().expect("stopped");
+}
+
+#[test]
+fn an_item_is_replayed_once_and_not_again() {
+    let (backend, session) = start(1, SessionOptions::new());
+    let held = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    backend.lose("once");
+    until_recovered(&session, 1);
+    until_claimed(&session, 1);
+    let fresh = submit(&session, GATED, &[0, 9]);
+    backend.lose("twice");
+    until_recovered(&session, 2);
+    set_gate(&session, 0, true);
+    assert_eq!(answer(&session, &held), Err(Fault::DeviceLost));
+    assert_eq!(answer(&session, &fresh), Ok(9));
+}
+
+#[test]
+fn a_recovery_that_fails_says_why_and_can_be_repeated_by_hand() {
+    for point in [
+        FaultPoint::Recover,
+        FaultPoint::CompileResident,
+        FaultPoint::CreateBuffer,
+        FaultPoint::WriteBuffer,
+        FaultPoint::Start,
+        FaultPoint::AfterStart,
+        FaultPoint::Reap,
+    ] {
+        for fault in [InjectedFault::Failure, InjectedFault::Loss] {
+            let options = SessionOptions::new().stop_deadline(Duration::from_secs(5));
+            let (backend, session) = start(1, options);
+            let held = submit(&session, GATED, &[0, 7]);
+            until_claimed(&session, 1);
+            let behind: Vec<_> = (0..5).map(|n| submit(&session, ADD_ONE, &[n])).collect();
+            backend.arm(point, 0, fault);
+            backend.lose("a test");
+            if (point, fault) == (FaultPoint::Reap, InjectedFault::Loss) {
+                // It is as lost as can be already.
+                until_recovered(&session, 1);
+            } else {
+                assert_eq!(answer(&session, &held), Err(Fault::DeviceLost), "{point:?} {fault:?}");
+                for ticket in &behind {
+                    assert_eq!(answer(&session, ticket), Err(Fault::DeviceLost), "{point:?} {fault:?}");
+                }
+                let refused = session.submit(item(ADD_ONE, &[1]));
+                assert!(matches!(refused, Err(MegakernelError::SessionClosed { .. })), "{point:?} {fault:?}");
+            }
+            // And once more by hand, in vain, with the backend's own words.
+            if point != FaultPoint::Reap {
+                backend.arm(point, 0, fault);
+                let error = session.recover_after_device_loss().expect_err("armed again");
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                assert!(source.contains(&format!("{point:?}")), "{point:?} {fault:?}: {error:?}");
+            }
+            session.recover_after_device_loss().expect("recovered");
+            set_gate(&session, 0, true);
+            assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2), "{point:?} {fault:?}");
+            session.stop().expect("stopped");
+        }
+    }
+}
+
+#[test]
+fn a_loss_while_the_session_is_quiesced_or_restarted_or_stopped() {
+    for point in [FaultPoint::Quiesce, FaultPoint::Start, FaultPoint::AfterStart] {
+        let (backend, session) = start(1, SessionOptions::new());
+        let answered = submit(&session, ADD_ONE, &[1]);
+        session.drain(WAIT).expect("drained");
+        backend.arm(point, 0, InjectedFault::Loss);
+        session.restart(WAIT).expect("it recovers");
+        assert_eq!(session.telemetry().recoveries, 1, "{point:?}");
+        assert_eq!(answer(&session, &answered), Ok(2), "{point:?}");
+        assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[2])), Ok(3), "{point:?}");
+
+        session.quiesce(WAIT).expect("quiesced");
+        let waiting = submit(&session, ADD_ONE, &[4]);
+        backend.lose("while nothing runs");
+        session.restart(WAIT).expect("it recovers");
+        assert_eq!(answer(&session, &waiting), Ok(5), "{point:?}");
+
+        let held = submit(&session, GATED, &[0, 7]);
+        until_claimed(&session, 1);
+        let (lose, gate) = (Arc::clone(&backend), session.clone());
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| session.stop());
+            lose.lose("while stopping");
+            until_recovered(&gate, 3);
+            set_gate(&gate, 0, true);
+            stopping.join().expect("no panic").expect("stopped");
+        });
+        assert_eq!(answer(&session, &held), Ok(7), "{point:?}");
+    }
+}
+
+#[test]
+fn a_shutdown_that_has_not_run_is_replayed() {
+    let (backend, session) = start(1, SessionOptions::new());
+    let held = submit(&session, GATED, &[0, 7]);
+    until_claimed(&session, 1);
+    let last = session.submit(SlotDescriptor::new(BuiltinOpcode::Shutdown)).expect("submitted");
+    backend.lose("a test");
+    until_recovered(&session, 1);
+    assert!(matches!(session.submit(item(ADD_ONE, &[])), Err(MegakernelError::SessionClosed { .. })));
+    set_gate(&session, 0, true);
+    assert_eq!((answer(&session, &held), answer(&session, &last)), (Ok(7), Ok(0)));
+    session.stop().expect("nothing is left");
+}
+
+#[test]
+fn a_loss_while_the_host_reads_a_file_answers_the_item_and_serves_the_next() {
+    use std::io::{Seek, SeekFrom, Write};
+    let mut file = tempfile::tempfile().expect("a file");
+    file.seek(SeekFrom::Start(64 << 20)).expect("sparse");
+    file.write_all(&[1]).expect("written");
+    let cpu = CpuBackend::with_config(CpuConfig::default().threads(1));
+    let backend = Arc::new(FaultInjectingBackend::new(Arc::new(cpu)));
+    let megakernel = builder(Arc::clone(&backend) as _).build().expect("a megakernel");
+    let options = SessionOptions::new().bind_zeroed("table", 65 << 20);
+    let session = megakernel.start_with(options).expect("a session");
+    let whole = IoResource::new(file, 0..(64 << 20) + 1, "table", 0).expect("a range");
+    session.register_resource(0, 1, whole).expect("registered");
+    let load = || session.submit(SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([1])).expect("submitted");
+    let miss = load();
+    until(&session, "not asked for", |session| session.telemetry().occupancy.waiting > 0);
+    backend.lose("a test");
+    let lost = answer(&session, &miss);
+    assert!(matches!(lost, Err(Fault::DeviceLost) | Ok(_)), "{lost:?}");
+    until_recovered(&session, 1);
+    assert_eq!(answer(&session, &load()), Ok((64 << 20) + 1));
+    session.stop().expect("stopped");
+}
+
+#[test]
+fn losses_at_any_moment_leave_no_ticket_without_an_answer_and_none_with_two() {
+    let points = [
+        FaultPoint::Doorbell,
+        FaultPoint::State,
+        FaultPoint::Quiesce,
+        FaultPoint::Start,
+        FaultPoint::AfterStart,
+    ];
+    let (backend, session) = start(2, SessionOptions::new());
+    let (right, lost) = (AtomicU64::new(0), AtomicU64::new(0));
+    const PRODUCERS: u32 = 4;
+    const RECOVERIES: u64 = 100;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let producers: Vec<_> = (0..PRODUCERS)
+            .map(|producer| {
+                let (session, right, lost, over) = (&session, &right, &lost, &over);
+                scope.spawn(move || {
+                    let mut open = std::collections::VecDeque::new();
+                    let settle = |open: &mut std::collections::VecDeque<(Ticket, u64)>| {
+                        let Some((ticket, expected)) = open.pop_front() else { return };
+                        match answer(session, &ticket) {
+                            Ok(result) => {
+                                assert_eq!(result, expected, "{ticket:?}");
+                                right.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(Fault::DeviceLost) => {
+                                lost.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(other) => panic!("{ticket:?}: {other:?}"),
+                        }
+                        assert!(session.take(&ticket).is_err(), "{ticket:?} was answered twice");
+                    };
+                    let mut number = producer;
+                    while !over.load(Ordering::Relaxed) {
+                        number = number.wrapping_add(PRODUCERS) & 0x7FFF_FFFF;
+                        loop {
+                            match session.submit(item(ADD_ONE, &[number])) {
+                                Ok(ticket) => break open.push_back((ticket, u64::from(number) + 1)),
+                                Err(MegakernelError::RingFull { .. }) => settle(&mut open),
+                                // A loss during a recovery: nobody recovers but us.
+                                Err(MegakernelError::SessionClosed { .. }) => {
+                                    let _ = session.recover_after_device_loss();
+                                }
+                                Err(other) => panic!("{other:?}"),
+                            }
+                        }
+                    }
+                    while !open.is_empty() {
+                        settle(&mut open);
+                    }
+                })
+            })
+            .collect();
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        while session.telemetry().recoveries < RECOVERIES {
+            assert!(producers.iter().all(|producer| !producer.is_finished()), "a producer gave up");
+            match random(6) {
+                0 => backend.lose("at any moment"),
+                1 => drop(session.restart(WAIT)),
+                _ => {
+                    let point = points[random(points.len() as u64) as usize];
+                    backend.arm(point, random(50), InjectedFault::Loss);
+                }
+            }
+            std::thread::sleep(Duration::from_micros(random(2000)));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let (right, lost) = (right.into_inner(), lost.into_inner());
+    let telemetry = session.telemetry();
+    assert_eq!((telemetry.submitted, telemetry.acknowledged), (right + lost, right + lost));
+    assert!(right > lost && lost > 0, "{right} right, {lost} lost, {telemetry:?}");
+    println!("{right} right, {lost} lost, {} recoveries, {} starts", telemetry.recoveries, telemetry.starts);
+}
