@@ -69,7 +69,7 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
             let _flags = shell.push_env("RUSTFLAGS", "--cfg loom");
             // A directory of its own, so that the flag does not rebuild the workspace twice per run.
             let _target = shell.push_env("CARGO_TARGET_DIR", "target/loom");
-            cmd!(shell, "cargo test --quiet --package vyre-driver --release --test loom").run()?;
+            cmd!(shell, "cargo test --quiet --package vyre-driver --release --lib models").run()?;
         }
         Step::Examples => run_examples(shell)?,
         Step::Consumers => check_consumers(shell)?,
