@@ -24,6 +24,8 @@ mod io;
 mod kernel;
 pub(crate) mod ring;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use buffers::{BatchBuffers, DebugLogBuffer};
 pub use control::{ControlBuffer, TenantUsage};
