@@ -32,7 +32,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use vyre_driver::io_queue::{IoReply, IoRequest};
 use vyre_driver::protocol::io;
 
+use crate::batch::IoQueueBuffer;
 use crate::error::MegakernelError;
+use crate::megakernel::Megakernel;
 
 /// Bytes read at a time: the size from which a larger read is no faster per byte.
 const CHUNK: usize = 64 << 10;
@@ -44,6 +46,9 @@ mod errno {
     pub(super) const INVAL: u32 = 22;
     pub(super) const NOSYS: u32 = 38;
 }
+
+/// Stores bytes in a bound buffer: its name, the first byte, the bytes.
+pub(crate) type Deliver<'d> = dyn FnMut(&str, u64, &[u8]) -> Result<(), MegakernelError> + 'd;
 
 /// A range of an open file, and where its bytes go.
 #[derive(Debug)]
@@ -102,11 +107,7 @@ impl IoResources {
     /// Serves one request. Its offset counts from the start of the resource's range; 0 bytes stand for
     /// everything from there on, and destination 0 for the resource's own place, the only one there is.
     /// `deliver` stores bytes in a bound buffer.
-    pub(crate) fn serve(
-        &self,
-        request: &IoRequest,
-        deliver: &mut dyn FnMut(&str, u64, &[u8]) -> Result<(), MegakernelError>,
-    ) -> IoReply {
+    pub(crate) fn serve(&self, request: &IoRequest, deliver: &mut Deliver<'_>) -> IoReply {
         match self.try_serve(request, deliver) {
             Ok(bytes) => IoReply::Done { bytes },
             Err(errno) => {
@@ -116,11 +117,7 @@ impl IoResources {
         }
     }
 
-    fn try_serve(
-        &self,
-        request: &IoRequest,
-        deliver: &mut dyn FnMut(&str, u64, &[u8]) -> Result<(), MegakernelError>,
-    ) -> Result<u32, u32> {
+    fn try_serve(&self, request: &IoRequest, deliver: &mut Deliver<'_>) -> Result<u32, u32> {
         if request.operation != io::READ {
             return Err(errno::NOSYS);
         }
@@ -146,13 +143,44 @@ impl IoResources {
     }
 }
 
+impl Megakernel {
+    /// Serves the requests that a batch has left in its IO queue, from these resources into the megakernel's
+    /// buffers; the next dispatch of the batch completes their items. Returns how many were served.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::MalformedBuffer`] for a queue that is none. What cannot be read is no error: its
+    /// item faults.
+    pub fn serve_io(
+        &self,
+        resources: &IoResources,
+        queue: &mut IoQueueBuffer,
+    ) -> Result<usize, MegakernelError> {
+        let requests: Vec<_> = queue.requests().collect();
+        for (place, request) in &requests {
+            let reply = resources.serve(request, &mut |name, at, bytes| {
+                let bound = self.buffer(name).ok_or_else(|| no_such_buffer(name))?;
+                let end = at.checked_add(bytes.len() as u64).filter(|end| *end <= bound.byte_len);
+                let at = end.and(bound.byte_offset.checked_add(at)).ok_or_else(|| no_such_buffer(name))?;
+                let written = self.backend().write_buffer(bound.buffer, at, bytes);
+                written.map_err(MegakernelError::backend("store what was read"))
+            });
+            queue.reply(*place, reply)?;
+        }
+        Ok(requests.len())
+    }
+}
+
+fn no_such_buffer(name: &str) -> MegakernelError {
+    MegakernelError::InvalidBinding {
+        binding: name.to_owned(),
+        problem: "a resource's bytes do not fit into it".to_owned(),
+        remedy: "bind a buffer of this name that is long enough",
+    }
+}
+
 /// Reads until `wanted` bytes are delivered or the file ends; the error is an OS error number.
-fn read(
-    resource: &IoResource,
-    offset: u64,
-    wanted: u64,
-    deliver: &mut dyn FnMut(&str, u64, &[u8]) -> Result<(), MegakernelError>,
-) -> Result<u32, u32> {
+fn read(resource: &IoResource, offset: u64, wanted: u64, deliver: &mut Deliver<'_>) -> Result<u32, u32> {
     let mut buffer = vec![0; CHUNK.min(wanted as usize)];
     let mut done = 0;
     while done < wanted {

@@ -423,3 +423,38 @@ fn losses_at_any_moment_leave_no_ticket_without_an_answer_and_none_with_two() {
     assert!(right > lost && lost > 0, "{right} right, {lost} lost, {telemetry:?}");
     println!("{right} right, {lost} lost, {} recoveries, {} starts", telemetry.recoveries, telemetry.starts);
 }
+
+#[test]
+fn a_loss_while_a_session_starts_costs_another_attempt_or_is_the_answer() {
+    for point in [
+        FaultPoint::CompileResident,
+        FaultPoint::CreateBuffer,
+        FaultPoint::WriteBuffer,
+        FaultPoint::ReadBuffer,
+        FaultPoint::Start,
+        FaultPoint::AfterStart,
+    ] {
+        for policy in [MegakernelRecoveryPolicy::Once, MegakernelRecoveryPolicy::Off] {
+            let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+            let megakernel = builder(Arc::clone(&backend) as _).recovery(policy).build().expect("built");
+            let buffers = backend.live_buffers();
+            backend.arm(point, 0, InjectedFault::Failure);
+            let error = megakernel.start().expect_err("no loss, and no session");
+            assert!(!error.is_device_loss(), "{point:?}: {error:?}");
+            assert_eq!(backend.live_buffers(), buffers, "{point:?}");
+            backend.arm(point, 0, InjectedFault::Loss);
+            let started = megakernel.start();
+            let session = match (policy, started) {
+                (MegakernelRecoveryPolicy::Once, Ok(session)) => session,
+                (MegakernelRecoveryPolicy::Off, Err(error)) => {
+                    assert!(error.is_device_loss(), "{point:?}: {error:?}");
+                    megakernel.recover_after_device_loss().expect("recovered");
+                    megakernel.start().expect("a session")
+                }
+                (_, other) => panic!("{point:?} {policy:?}: {other:?}"),
+            };
+            assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2), "{point:?} {policy:?}");
+            session.stop().expect("stopped");
+        }
+    }
+}

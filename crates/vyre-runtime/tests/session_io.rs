@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use support::{SUM_TABLE, WAIT, builder, item};
 use vyre_cpu::CpuBackend;
-use vyre_driver::Fault;
-use vyre_runtime::io_service::IoResource;
+use vyre_driver::{Fault, Status};
+use vyre_runtime::io_service::{IoResource, IoResources};
 use vyre_runtime::{
-    BuiltinOpcode, MegakernelError, PersistentSession, SessionOptions, SlotDescriptor, TenantConfig,
+    BuiltinOpcode, DispatchOptions, MegakernelError, PersistentSession, SessionOptions, SlotDescriptor,
+    TenantConfig,
 };
 
 fn start() -> PersistentSession {
@@ -116,4 +117,36 @@ fn more_misses_than_the_queue_holds_are_all_served_across_restarts() {
             assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 1000 * (n % 8 + 1));
         }
     }
+}
+
+#[test]
+fn a_batch_that_waits_for_io_is_served_and_dispatched_again() {
+    // A batch has no payload arena: what a session binds by itself is bound by hand.
+    let builder = builder(Arc::new(CpuBackend::new())).bind_zeroed("table", 100).bind_zeroed("payload", 1);
+    let megakernel = builder.build().expect("a megakernel");
+    let resources = IoResources::default();
+    let at_10 = |range| IoResource::new(file(&[7; 64]), range, "table", 10).expect("a range");
+    resources.register(0, 1, at_10(0..64));
+    resources.register(0, 2, at_10(0..64));
+    let mut batch = megakernel.batch_buffers();
+    let past = SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([2, 0, 0, 64 << 1]);
+    for (slot, item) in [(0, load(1)), (1, past), (2, load(3))] {
+        batch.ring.publish(slot, &item).expect("a free slot");
+    }
+    megakernel.dispatch(&mut batch, &DispatchOptions::default()).expect("returns");
+    assert_eq!(batch.ring.completion(0).expect("a slot").status, Status::WaitIo);
+    assert_eq!(megakernel.serve_io(&resources, &mut batch.io_queue).expect("a queue"), 3);
+    assert_eq!(megakernel.serve_io(&resources, &mut batch.io_queue).expect("a queue"), 0);
+    megakernel.dispatch(&mut batch, &DispatchOptions::default()).expect("returns");
+    let ended = |slot| {
+        let completion = batch.ring.completion(slot).expect("a slot");
+        (completion.status, completion.code, completion.result)
+    };
+    assert_eq!(ended(0), (Status::Done, 0, 64));
+    assert_eq!(ended(1), (Status::Fault, Fault::Io.code(), 0));
+    assert_eq!(ended(2), (Status::Fault, Fault::Io.code(), 0));
+    let table = megakernel.buffer("table").expect("bound");
+    let mut bytes = [0; 100];
+    megakernel.backend().read_buffer(table.buffer, table.byte_offset, &mut bytes).expect("inside");
+    assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == if (10..74).contains(&at) { 7 } else { 0 }));
 }

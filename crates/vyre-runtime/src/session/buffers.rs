@@ -4,6 +4,8 @@
 //! own tables. After a loss the former are filled from the copy, the latter from the mirror, so quotas, the
 //! epoch and the counters go on where they were last seen; everything else starts as zeros.
 
+use std::sync::Arc;
+
 use vyre_driver::{BackendError, BufferBinding, BufferDesc, Mirror, ResidentBinding, VyreBackend};
 
 use super::plan::check_len;
@@ -54,8 +56,8 @@ pub(super) struct Entry {
 }
 
 /// All buffers of a session, in the order in which the item programs declare them.
-#[derive(Debug, Default)]
 pub(super) struct DeviceBuffers {
+    backend: Arc<dyn VyreBackend>,
     entries: Vec<Entry>,
 }
 
@@ -103,7 +105,7 @@ pub(super) fn zeros(desc: &BufferDesc) -> Result<Vec<u8>, MegakernelError> {
     let mut zeros = Vec::new();
     match bytes {
         Some(bytes) if zeros.try_reserve_exact(bytes).is_ok() => {
-            zeros.resize(bytes, 0);
+            zeros.extend(std::iter::repeat_n(0, bytes));
             Ok(zeros)
         }
         _ => Err(MegakernelError::InvalidBinding {
@@ -115,13 +117,13 @@ pub(super) fn zeros(desc: &BufferDesc) -> Result<Vec<u8>, MegakernelError> {
 }
 
 impl DeviceBuffers {
-    pub(super) fn new(entries: Vec<Entry>) -> DeviceBuffers {
-        DeviceBuffers { entries }
+    pub(super) fn new(backend: Arc<dyn VyreBackend>, entries: Vec<Entry>) -> DeviceBuffers {
+        DeviceBuffers { backend, entries }
     }
 
-    /// Makes and fills every buffer that is not there yet. After an error those already made stay, and are
-    /// destroyed by [`DeviceBuffers::destroy`].
-    pub(super) fn create(&mut self, backend: &dyn VyreBackend) -> Result<(), BackendError> {
+    /// Makes and fills every buffer that is not there yet. After an error those already made stay.
+    pub(super) fn create(&mut self) -> Result<(), BackendError> {
+        let backend = &self.backend;
         for entry in &mut self.entries {
             let Place::Device { desc, content, binding: binding @ None, .. } = &mut entry.place else {
                 continue;
@@ -152,7 +154,8 @@ impl DeviceBuffers {
     }
 
     /// Gives back what the session made.
-    pub(super) fn destroy(&mut self, backend: &dyn VyreBackend) {
+    pub(super) fn destroy(&mut self) {
+        let backend = &self.backend;
         for entry in &mut self.entries {
             if let Place::Device { binding, owned: true, .. } = &mut entry.place
                 && let Some(binding) = binding.take()
@@ -207,36 +210,35 @@ impl DeviceBuffers {
     /// Copies bytes into a buffer, and into the host's copy if there is one.
     pub(super) fn upload(
         &mut self,
-        backend: &dyn VyreBackend,
         name: &str,
         byte_offset: u64,
         bytes: &[u8],
     ) -> Result<(), MegakernelError> {
+        let backend = Arc::clone(&self.backend);
         let (binding, content) = self.device(name)?;
         let at = inside(name, &binding, byte_offset, bytes.len())?;
+        let written = backend.write_buffer(binding.buffer, at, bytes);
+        written.map_err(MegakernelError::backend("upload to a buffer"))?;
         if let Content::HostCopy(copy) = content {
-            let end = usize::try_from(byte_offset).ok().and_then(|at| Some(at..at.checked_add(bytes.len())?));
-            match end.and_then(|range| copy.get_mut(range)) {
-                Some(place) => place.copy_from_slice(bytes),
-                None => return Err(out_of_buffer(name, byte_offset, bytes.len(), copy.len() as u64)),
-            }
+            // As long as the buffer, so the range that fitted there fits here.
+            let place = copy.iter_mut().skip(byte_offset as usize);
+            place.zip(bytes).for_each(|(place, byte)| *place = *byte);
         }
-        backend
-            .write_buffer(binding.buffer, at, bytes)
-            .map_err(MegakernelError::backend("upload to a buffer"))
+        Ok(())
     }
 
     /// Copies bytes out of a buffer.
     pub(super) fn download(
         &mut self,
-        backend: &dyn VyreBackend,
         name: &str,
         byte_offset: u64,
         into: &mut [u8],
     ) -> Result<(), MegakernelError> {
         let (binding, _) = self.device(name)?;
         let at = inside(name, &binding, byte_offset, into.len())?;
-        backend.read_buffer(binding.buffer, at, into).map_err(MegakernelError::backend("download a buffer"))
+        self.backend
+            .read_buffer(binding.buffer, at, into)
+            .map_err(MegakernelError::backend("download a buffer"))
     }
 
     fn device(&mut self, name: &str) -> Result<(BufferBinding, &mut Content), MegakernelError> {
@@ -255,6 +257,12 @@ impl DeviceBuffers {
                 remedy: "use the name of a handler's binding",
             }),
         }
+    }
+}
+
+impl Drop for DeviceBuffers {
+    fn drop(&mut self) {
+        self.destroy();
     }
 }
 

@@ -30,44 +30,34 @@ mod plan;
 mod replay;
 mod service;
 mod shared;
+mod start;
 mod ticket;
 mod window;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use vyre_driver::Generation;
-use vyre_driver::arena::Arena;
-use vyre_driver::io_queue::HostIo;
-use vyre_driver::ring::{Completion, ProducerOptions, RingProducer, SlotImage};
-use vyre_driver::view::HostView;
+use vyre_driver::ring::{Completion, SlotImage};
 
 use crate::debug_log::DebugLog;
 use crate::descriptor::{Publish, SlotDescriptor, WindowClass, WindowDescriptor};
 use crate::error::MegakernelError;
 use crate::io_service::IoResource;
-use crate::megakernel::Megakernel;
-use crate::recovery::Recoverable;
 use crate::state::tenant_row;
-use crate::telemetry::{Latency, TelemetrySnapshot, Totals};
+use crate::telemetry::TelemetrySnapshot;
 
-use self::lifecycle::Control;
 use self::service::Service;
-use self::shared::{Gate, Settings, Shared, lock, ring_error};
+use self::shared::{Gate, Shared, lock, ring_error};
 
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
 pub use self::plan::PAYLOAD_BINDING;
-use self::plan::SessionPlan;
 pub use self::replay::Restore;
 pub use self::ticket::{Payload, Ticket, Tickets};
 pub use self::window::SubmittedWindow;
-
-/// One for every session of this process.
-static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
 
 /// A running megakernel. See the [module documentation](self).
 #[derive(Clone)]
@@ -80,103 +70,7 @@ struct Handle {
     shared: Arc<Shared>,
 }
 
-impl Megakernel {
-    /// Launches a session with default options.
-    ///
-    /// # Errors
-    ///
-    /// As [`start_with`](Self::start_with).
-    pub fn start(&self) -> Result<PersistentSession, MegakernelError> {
-        self.start_with(SessionOptions::new())
-    }
-
-    /// Launches a session. Buffers that the options do not bind are the megakernel's own, shared with its
-    /// batches; the session needs nothing else of the megakernel once it runs.
-    ///
-    /// # Errors
-    ///
-    /// [`MegakernelError::InvalidGeometry`] unless the slot count is a power of two,
-    /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
-    /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
-    pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
-        PersistentSession::launch(SessionPlan::of(self), options)
-    }
-}
-
 impl PersistentSession {
-    /// Makes regions and buffers, compiles, and launches.
-    fn launch(plan: SessionPlan, mut options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
-        plan.check(&options)?;
-        let regions = plan.regions(&options)?;
-        let mut buffers = plan.buffers(&mut options, &regions)?;
-        let spec = plan.spec(&options);
-        let pipeline = Recoverable::new(Arc::clone(&plan.backend), |backend| backend.compile_resident(&spec))
-            .map_err(MegakernelError::backend("compile the item programs"))?;
-        let made = buffers.create(plan.backend.as_ref());
-        if let Err(error) = made {
-            buffers.destroy(plan.backend.as_ref());
-            return Err(MegakernelError::backend("make the session's buffers")(error));
-        }
-        let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
-        let detached_faults = Arc::new(Mutex::new(Vec::new()));
-        let reported = Arc::clone(&detached_faults);
-        let producer = ProducerOptions {
-            first_ticket: 0,
-            arena: Some(Arc::clone(&arena)),
-            on_detached_fault: Some(Box::new(move |ticket, completion| {
-                lock(&reported).push((ticket.position(), completion));
-            })),
-        };
-        let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
-        let capacity = ring.capacity();
-        let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
-        let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
-        let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
-        let shared = Arc::new(Shared {
-            id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
-            options: Settings {
-                wait: options.wait,
-                lease: options.lease,
-                stop_deadline: options.stop_deadline,
-                item_deadline: options.item_deadline,
-                recovery: options.recovery.unwrap_or(plan.recovery),
-                restore: options.restore,
-            },
-            spec,
-            generation: AtomicU64::new(pipeline.current().generation.0),
-            pipeline,
-            h2d: Arc::clone(&regions.h2d),
-            tenants_at: regions.layout.tenants().offset,
-            arena,
-            ring,
-            gate: AtomicU8::new(Gate::Open as u8),
-            kernel: ArcSwapOption::empty(),
-            control: Mutex::new(Control::new(regions)),
-            view: Mutex::new(view),
-            buffers: Mutex::new(buffers),
-            quotas: Mutex::new(plan.quotas()),
-            windows: window::Windows::default(),
-            latency,
-            counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
-            usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
-            starts: AtomicU64::new(0),
-            recoveries: AtomicU64::new(0),
-            io: crate::io_service::IoResources::default(),
-            io_queue: Mutex::new(Arc::new(io_queue)),
-            io_waiting: AtomicU64::new(0),
-            service: Service::default(),
-            detached_faults,
-            any_detached: AtomicBool::new(false),
-            replayed: Mutex::new(vec![0; capacity as usize]),
-            plan,
-        });
-        // From here on dropping the handle cleans up.
-        let session = PersistentSession { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
-        shared.launch(&mut lock(&shared.control))?;
-        Service::start(&shared, options.on_detached_fault)?;
-        Ok(session)
-    }
-
     fn shared(&self) -> &Shared {
         &self.handle.shared
     }
@@ -462,8 +356,7 @@ impl PersistentSession {
     ///
     /// [`MegakernelError::InvalidBinding`], [`MegakernelError::Backend`].
     pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
-        let shared = self.shared();
-        lock(&shared.buffers).upload(shared.plan.backend.as_ref(), name, byte_offset, bytes)
+        lock(&self.shared().buffers).upload(name, byte_offset, bytes)
     }
 
     /// Copies bytes out of a buffer, by the name of its binding or of a system buffer.
@@ -472,8 +365,7 @@ impl PersistentSession {
     ///
     /// As [`upload`](Self::upload).
     pub fn download(&self, name: &str, byte_offset: u64, into: &mut [u8]) -> Result<(), MegakernelError> {
-        let shared = self.shared();
-        lock(&shared.buffers).download(shared.plan.backend.as_ref(), name, byte_offset, into)
+        lock(&self.shared().buffers).download(name, byte_offset, into)
     }
 
     /// The words that a tenant shows to the host.
@@ -544,7 +436,7 @@ impl Drop for Handle {
             }
         }
         shared.service.stop();
-        lock(&shared.buffers).destroy(shared.plan.backend.as_ref());
+        lock(&shared.buffers).destroy();
     }
 }
 

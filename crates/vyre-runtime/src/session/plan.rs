@@ -200,7 +200,7 @@ impl SessionPlan {
     /// All buffers in the order of declaration, not yet made.
     pub(super) fn buffers(
         &self,
-        options: &mut SessionOptions,
+        options: &SessionOptions,
         regions: &SessionRegions,
     ) -> Result<DeviceBuffers, MegakernelError> {
         let layout = self.layout;
@@ -232,19 +232,20 @@ impl SessionPlan {
                 check_payload_binding(binding)?;
                 Entry { name: binding.name.clone(), place: section(regions.layout.arena()) }
             } else {
-                self.bound(binding, options.buffers.remove(&binding.name))?
+                self.bound(binding, options.buffers.get(&binding.name))?
             });
         }
-        Ok(DeviceBuffers::new(entries))
+        Ok(DeviceBuffers::new(Arc::clone(&self.backend), entries))
     }
 
     /// The buffer of one binding, bound or made of zeros.
-    fn bound(&self, binding: &HandlerBinding, to: Option<BoundBuffer>) -> Result<Entry, MegakernelError> {
+    fn bound(&self, binding: &HandlerBinding, to: Option<&BoundBuffer>) -> Result<Entry, MegakernelError> {
         let refuse = |problem: String, remedy| {
             Err(MegakernelError::InvalidBinding { binding: binding.name.clone(), problem, remedy })
         };
         let size = binding.element.size() as u64;
-        let to = to.or_else(|| self.bound.get(&binding.name).copied().map(BoundBuffer::Given));
+        let own = self.bound.get(&binding.name).copied().map(BoundBuffer::Given);
+        let to = to.or(own.as_ref());
         let (elements, initial) = match to {
             None if binding.min_len == 0 => {
                 return refuse(
@@ -253,7 +254,7 @@ impl SessionPlan {
                 );
             }
             None => (u64::from(binding.min_len), None),
-            Some(BoundBuffer::Zeroed(elements)) => (elements, None),
+            Some(BoundBuffer::Zeroed(elements)) => (*elements, None),
             Some(BoundBuffer::Bytes(bytes)) => {
                 let len = bytes.len() as u64;
                 if !len.is_multiple_of(size) {
@@ -262,10 +263,10 @@ impl SessionPlan {
                         "bind whole elements",
                     );
                 }
-                (len / size, Some(bytes))
+                (len / size, Some(bytes.clone()))
             }
             Some(BoundBuffer::Given(given)) => {
-                return Entry::given(binding, given, self.backend.as_ref());
+                return Entry::given(binding, *given, self.backend.as_ref());
             }
         };
         check_len(binding, elements)?;

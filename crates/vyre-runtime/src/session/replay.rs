@@ -41,7 +41,7 @@ impl Restore<'_> {
     ///
     /// As [`upload`](super::PersistentSession::upload).
     pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
-        lock(&self.shared.buffers).upload(self.shared.plan.backend.as_ref(), name, byte_offset, bytes)
+        lock(&self.shared.buffers).upload(name, byte_offset, bytes)
     }
 }
 
@@ -142,9 +142,9 @@ impl Shared {
         {
             let mut buffers = lock(&self.buffers);
             // Of an attempt before this one, perhaps; those of the lost generation are gone anyway.
-            buffers.destroy(self.plan.backend.as_ref());
+            buffers.destroy();
             buffers.forget();
-            let made = buffers.create(self.plan.backend.as_ref());
+            let made = buffers.create();
             made.map_err(MegakernelError::backend("make the session's buffers again"))?;
         }
         let restored = match &self.options.restore {

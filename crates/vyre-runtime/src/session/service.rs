@@ -185,9 +185,9 @@ impl Shared {
         }
         self.io_waiting.store(requests.len() as u64, Ordering::Relaxed);
         for (number, request) in requests {
-            let reply = self.io.serve(&request, &mut |binding, at, bytes| {
-                lock(&self.buffers).upload(self.plan.backend.as_ref(), binding, at, bytes)
-            });
+            let reply = self
+                .io
+                .serve(&request, &mut |binding, at, bytes| lock(&self.buffers).upload(binding, at, bytes));
             self.reply(&queue, number, reply);
             self.io_waiting.fetch_sub(1, Ordering::Relaxed);
         }

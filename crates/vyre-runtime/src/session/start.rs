@@ -1,0 +1,168 @@
+//! Starting a session: what the backend makes first, then everything the session's threads share.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwapOption;
+use vyre_driver::arena::Arena;
+use vyre_driver::io_queue::HostIo;
+use vyre_driver::region::SessionRegions;
+use vyre_driver::ring::{ProducerOptions, RingProducer};
+use vyre_driver::view::HostView;
+use vyre_driver::{ResidentPipeline, ResidentSpec};
+
+use super::buffers::DeviceBuffers;
+use super::lifecycle::Control;
+use super::plan::SessionPlan;
+use super::service::Service;
+use super::shared::{Gate, Settings, Shared, lock, ring_error};
+use super::window::Windows;
+use super::{Handle, PersistentSession, SessionOptions};
+use crate::error::MegakernelError;
+use crate::io_service::IoResources;
+use crate::megakernel::Megakernel;
+use crate::recovery::{MegakernelRecoveryDecision, Recoverable};
+use crate::telemetry::{Latency, Totals};
+
+/// One for every session of this process.
+static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+
+impl Megakernel {
+    /// Launches a session with default options.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_with`](Self::start_with).
+    pub fn start(&self) -> Result<PersistentSession, MegakernelError> {
+        self.start_with(SessionOptions::new())
+    }
+
+    /// Launches a session. Buffers that the options do not bind are the megakernel's own, shared with its
+    /// batches; the session needs nothing else of the megakernel once it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::InvalidGeometry`] unless the slot count is a power of two,
+    /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
+    /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
+    pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
+        let plan = SessionPlan::of(self);
+        plan.check(&options)?;
+        let regions = plan.regions(&options)?;
+        let error = match Prepared::new(&plan, &options, &regions) {
+            Ok(prepared) => return PersistentSession::launch(plan, options, regions, prepared),
+            Err(error) => error,
+        };
+        // Nothing of a session is lost yet, so a loss costs one more attempt, if the policy allows it.
+        let policy = options.recovery.unwrap_or(plan.recovery);
+        let again = matches!(&error, MegakernelError::Backend { source, .. }
+            if MegakernelRecoveryDecision::decide(source, self.generation(), policy, true)
+                == MegakernelRecoveryDecision::RebuildAndRetry);
+        if !again {
+            return Err(error);
+        }
+        self.recover_after_device_loss()?;
+        let plan = SessionPlan::of(self);
+        let prepared = Prepared::new(&plan, &options, &regions)?;
+        PersistentSession::launch(plan, options, regions, prepared)
+    }
+}
+
+/// What the backend makes of a plan before anything runs.
+struct Prepared {
+    spec: ResidentSpec,
+    pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
+    buffers: DeviceBuffers,
+}
+
+impl Prepared {
+    fn new(
+        plan: &SessionPlan,
+        options: &SessionOptions,
+        regions: &SessionRegions,
+    ) -> Result<Prepared, MegakernelError> {
+        let spec = plan.spec(options);
+        let pipeline = Recoverable::new(Arc::clone(&plan.backend), |backend| backend.compile_resident(&spec))
+            .map_err(MegakernelError::backend("compile the item programs"))?;
+        let mut buffers = plan.buffers(options, regions)?;
+        buffers.create().map_err(MegakernelError::backend("make the session's buffers"))?;
+        Ok(Prepared { spec, pipeline, buffers })
+    }
+}
+
+impl PersistentSession {
+    fn launch(
+        plan: SessionPlan,
+        options: SessionOptions,
+        regions: SessionRegions,
+        prepared: Prepared,
+    ) -> Result<PersistentSession, MegakernelError> {
+        let Prepared { spec, pipeline, buffers } = prepared;
+        let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
+        let detached_faults = Arc::new(Mutex::new(Vec::new()));
+        let reported = Arc::clone(&detached_faults);
+        let producer = ProducerOptions {
+            first_ticket: 0,
+            arena: Some(Arc::clone(&arena)),
+            on_detached_fault: Some(Box::new(move |ticket, completion| {
+                lock(&reported).push((ticket.position(), completion));
+            })),
+        };
+        let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
+        let capacity = ring.capacity();
+        let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
+        let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
+        let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
+        let shared = Arc::new(Shared {
+            id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
+            options: Settings {
+                wait: options.wait,
+                lease: options.lease,
+                stop_deadline: options.stop_deadline,
+                item_deadline: options.item_deadline,
+                recovery: options.recovery.unwrap_or(plan.recovery),
+                restore: options.restore,
+            },
+            spec,
+            generation: AtomicU64::new(pipeline.current().generation.0),
+            pipeline,
+            h2d: Arc::clone(&regions.h2d),
+            tenants_at: regions.layout.tenants().offset,
+            arena,
+            ring,
+            gate: AtomicU8::new(Gate::Open as u8),
+            kernel: ArcSwapOption::empty(),
+            control: Mutex::new(Control::new(regions)),
+            view: Mutex::new(view),
+            buffers: Mutex::new(buffers),
+            quotas: Mutex::new(plan.quotas()),
+            windows: Windows::default(),
+            latency,
+            counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
+            usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
+            starts: AtomicU64::new(0),
+            recoveries: AtomicU64::new(0),
+            io: IoResources::default(),
+            io_queue: Mutex::new(Arc::new(io_queue)),
+            io_waiting: AtomicU64::new(0),
+            service: Service::default(),
+            detached_faults,
+            any_detached: AtomicBool::new(false),
+            replayed: Mutex::new(vec![0; capacity as usize]),
+            plan,
+        });
+        // From here on dropping the handle cleans up.
+        let session = PersistentSession { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
+        {
+            let mut control = lock(&shared.control);
+            match shared.launch(&mut control) {
+                Err(error) if error.is_device_loss() => {
+                    shared.handle_loss(&mut control, error.to_string())?
+                }
+                launched => launched?,
+            }
+        }
+        Service::start(&shared, options.on_detached_fault)?;
+        Ok(session)
+    }
+}
