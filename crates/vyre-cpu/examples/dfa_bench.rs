@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipeline = backend.compile(&program)?;
     let config = DispatchConfig::new([ITEMS / LANES, 1, 1]);
     let mut best = f64::INFINITY;
-    for _ in 0..10 {
+    for _ in 0..40 {
         let started = Instant::now();
         pipeline.dispatch(&bindings, &config)?;
         best = best.min(started.elapsed().as_secs_f64());

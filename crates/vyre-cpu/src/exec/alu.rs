@@ -268,8 +268,30 @@ pub(super) fn lanes_where<T: Lane, const W: usize>(
     test: impl Fn(T, T) -> bool,
 ) -> u32 {
     let mut lanes = 0;
-    for lane in 0..W {
-        lanes |= if test(a[lane], b[lane]) { 1 << lane } else { 0 };
+    for (at, (a, b)) in (0..).step_by(4).zip(a.chunks(4).zip(b.chunks(4))) {
+        let mut truths = [0_u32; 4];
+        for (truth, (&a, &b)) in truths.iter_mut().zip(a.iter().zip(b)) {
+            *truth = if test(a, b) { u32::MAX } else { 0 };
+        }
+        lanes |= sign_bits(truths) << at;
     }
     lanes
+}
+
+/// The highest bit of each of four words. Written out because the compiler does not find the instruction.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn sign_bits(words: [u32; 4]) -> u32 {
+    use std::arch::x86_64::{__m128, _mm_movemask_ps};
+    // SAFETY: sixteen bytes, and any bytes are a vector.
+    let words = unsafe { std::mem::transmute::<[u32; 4], __m128>(words) };
+    // SAFETY: every x86-64 processor has SSE.
+    (unsafe { _mm_movemask_ps(words) }) as u32
+}
+
+/// The highest bit of each of four words.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn sign_bits(words: [u32; 4]) -> u32 {
+    words.iter().rev().fold(0, |bits, word| bits << 1 | word >> 31)
 }

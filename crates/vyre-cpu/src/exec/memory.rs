@@ -95,7 +95,12 @@ impl<const W: usize> Registers<W> {
         Self: Bank<u32, W> + Bank<T, W>,
     {
         let view = *self.view(inst, views);
-        let (index, d): (&[u32; W], &mut [T; W]) = (self.row(inst.a), self.row_mut(inst.d));
+        let (a, b): (&[u32; W], &[u32; W]) = (self.row(inst.a), self.row(inst.b));
+        let d: &mut [T; W] = self.row_mut(inst.d);
+        let mut index = [0; W];
+        for lane in 0..W {
+            index[lane] = a[lane].wrapping_add(b[lane]);
+        }
         let greatest = index.iter().fold(0, |greatest, &index| index.max(greatest));
         if greatest < view.len() {
             for lane in 0..W {

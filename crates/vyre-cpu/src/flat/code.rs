@@ -140,7 +140,7 @@ pub(crate) enum Code {
     UToF,
     IToF,
     XToF,
-    // d = buffer c [a].
+    // d = buffer c [a + b].
     LoadU8,
     LoadU16,
     LoadW,
@@ -277,8 +277,8 @@ impl Code {
             UToX | IToX | FToX => [L, W, N, N],
             XToW | XToF => [W, L, N, N],
             FToU | FToI | UToF | IToF => [W, W, N, N],
-            LoadU8 | LoadU16 | LoadW | LoadF16 | LoadBF16 => [W, W, N, Buffer],
-            LoadL => [L, W, N, Buffer],
+            LoadU8 | LoadU16 | LoadW | LoadF16 | LoadBF16 => [W, W, W, Buffer],
+            LoadL => [L, W, W, Buffer],
             AtomicLoadW => [W, W, N, N],
             AtomicLoadL => [L, W, N, N],
             StoreU8 | StoreU16 | StoreW | StoreF16 | StoreBF16 => [N, W, W, Buffer],

@@ -78,8 +78,14 @@ impl Lowering<'_> {
             Expr::Bitcast { value, .. } => self.expr_into(frame, value, place)?,
             Expr::Load { buffer, index } => {
                 let code = load_code(self.element(*buffer)?);
-                let a = self.expr(frame, index)?;
-                self.push(Inst::new(code, d, a, 0, buffer.0 as u16));
+                // Most indices are sums, and a load adds for nearly nothing.
+                let (a, b) = match &**index {
+                    Expr::Binary { op: BinaryOp::Add, left, right } => {
+                        (self.expr(frame, left)?, self.expr(frame, right)?)
+                    }
+                    index => (self.expr(frame, index)?, self.pooled(Pooled::Word(0))?.register()),
+                };
+                self.push(Inst::new(code, d, a, b, buffer.0 as u16));
             }
             Expr::Unary { op, value } => {
                 let code = unary_code(*op, self.type_of(frame, value)?).ok_or(INVALID)?;
