@@ -5,6 +5,14 @@
 //! memory and barriers are right by construction, and the cost of interpreting an instruction is shared by 32
 //! invocations.
 //!
+//! What a program may rely on: results are those of `vyre_foundation::semantics`, bit for bit, whatever the
+//! number of threads and lanes. What it may not: that one lane makes progress while another lane of its wave
+//! loops. A lane that waits for its neighbour waits until its deadline, as on many GPUs; lanes of different
+//! workgroups do make progress independently only as far as there are threads.
+//!
+//! A loop can be stopped at its back edges. Whoever polls does so every few hundred of them, so a deadline is
+//! met with a delay of some microseconds to, with huge loop bodies, milliseconds.
+//!
 //! | room | what it is for |
 //! |---|---|
 //! | `flat` | the flat form, and the check that makes it safe to execute without checks |

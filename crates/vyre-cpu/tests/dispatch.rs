@@ -11,7 +11,8 @@ use vyre_driver::{
     BackendError, BufferBinding, BufferDesc, BufferHandle, CompiledPipeline, DispatchConfig, Generation,
     Trap, VyreBackend,
 };
-use vyre_foundation::builder::{FunctionBuilder, Operand, ProgramBuilder, Value};
+use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, Operand, ProgramBuilder, Value, Var};
+use vyre_foundation::limits::{MAX_CALL_DEPTH, MAX_NESTING};
 use vyre_foundation::{
     Axis, BufferAccess, Builtin, DataType, Granularity, MemorySpace, ScalarType, ValidatedProgram,
 };
@@ -313,6 +314,66 @@ fn deadlines_stop_endless_loops() {
                 other => panic!("{setting}: {other:?}"),
             }
         }
+    }
+}
+
+#[test]
+fn programs_as_deep_as_they_may_be_compile_and_run() {
+    // Nested as far as validation allows, in functions that call each other as deep as it allows.
+    let mut p = ProgramBuilder::kernel("deep").workgroup_size([32, 1, 1]);
+    let out = p.buffer("out", MemorySpace::Global, DataType::U32, RW, 0);
+    let mut callee = None;
+    for depth in 0..MAX_CALL_DEPTH {
+        callee =
+            Some(p.function(format!("f_{depth}"), [("n", ScalarType::U32)], [ScalarType::U32], |f, [n]| {
+                fn nest(
+                    f: &mut FunctionBuilder,
+                    n: Var,
+                    sum: Var,
+                    callee: Option<&FunctionHandle>,
+                    left: usize,
+                ) {
+                    match left {
+                        0 => match callee {
+                            Some(callee) => {
+                                let below = f.call_one(callee, n);
+                                f.assign(sum, below + 1);
+                            }
+                            None => f.assign(sum, n),
+                        },
+                        _ => f.if_(n.ne_(1000), |f| nest(f, n, sum, callee, left - 1)),
+                    }
+                }
+                let sum = f.var_("sum", 0_u32);
+                nest(f, n, sum, callee.as_ref(), MAX_NESTING - 3);
+                f.ret(sum);
+            }));
+    }
+    p.entry(|f| {
+        let deep = (0..MAX_NESTING as u32 - 10).fold(global_x(), |sum, _| sum + 1);
+        let me = f.let_("me", global_x());
+        let argument = f.let_("argument", deep);
+        if let Some(callee) = &callee {
+            let result = f.call_one(callee, argument);
+            f.store(out, me, result);
+        }
+    });
+    let program = p.validate().unwrap_or_else(|errors| panic!("{errors}"));
+    let more = (MAX_NESTING - 10 + MAX_CALL_DEPTH - 1) as u32;
+    let expected: Vec<u32> = (0..64).map(|me| me + more).collect();
+    check(&program, [2, 1, 1], &expected);
+}
+
+#[test]
+fn a_program_with_too_many_constants_is_refused() {
+    let program = kernel([1, 1, 1], |f, out| (0..40_000_u32).for_each(|i| f.store(out, 0, i * 3 + 1)));
+    match backend(1).compile(&program) {
+        Err(BackendError::CompileFailed { program, log }) => {
+            assert_eq!(program, "test");
+            assert!(log.contains("word registers"), "{log}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("compiled"),
     }
 }
 

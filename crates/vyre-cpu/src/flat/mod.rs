@@ -229,7 +229,7 @@ mod tests {
         }
         let nothing = Inst::new(MovM, 0, 1, 0, 0);
         let broken: [fn(&mut Flat); 6] = [
-            |flat| drop(flat.code.pop()),
+            |flat| flat.code.truncate(1),
             |flat| flat.start = 2,
             |flat| flat.tables.iter_mut().for_each(|table| table.end = 2),
             |flat| flat.tables.iter_mut().for_each(|table| table.cases.push((1, 2))),
