@@ -1,14 +1,28 @@
 //! Vyre: a resident megakernel fed live through a ring; the facade crate and the `vyre` command.
 //!
-//! The layers are crates of their own, each usable alone, and re-exported here:
+//! ```
+//! use std::time::Duration;
+//! use vyre::builder::Operand;
+//! use vyre::{BackendChoice, Megakernel, OpcodeHandler, SlotDescriptor};
 //!
-//! * [`foundation`]: the typed IR, its validation, text form and wire form;
-//! * [`driver`]: what a backend must do, and the work-item ring;
-//! * [`cpu`]: the embedded backend;
-//! * [`runtime`]: the megakernel, its handlers, descriptors and sessions.
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = vyre::open(BackendChoice::Auto)?;
+//! let megakernel = Megakernel::builder(backend)
+//!     .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1))) // IR, written once
+//!     .build()?;
 //!
-//! What this crate adds is choosing a backend ([`open`], [`survey`]) and the scanner behind `vyre scan`
-//! ([`scan`]).
+//! let session = megakernel.start()?; // one launch; resident from here on
+//! let ticket = session.submit(SlotDescriptor::new(0x40).args([7]))?; // lock-free, from any thread
+//! assert_eq!(session.wait(ticket, Duration::from_secs(10))?.result(), 8);
+//! session.stop()?; // drains, then leaves the device
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers are crates of their own, each usable alone, and re-exported here whole: [`foundation`] (the
+//! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend) and [`runtime`]
+//! (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]) and the scanner behind
+//! `vyre scan` ([`scan`]).
 
 mod backends;
 pub mod scan;
@@ -18,4 +32,9 @@ pub use vyre_cpu as cpu;
 pub use vyre_driver as driver;
 pub use vyre_driver::{BackendError, BackendIdentity, Capabilities, VyreBackend};
 pub use vyre_foundation as foundation;
+pub use vyre_foundation::builder;
 pub use vyre_runtime as runtime;
+pub use vyre_runtime::{
+    BatchDescriptor, HandlerBinding, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
+    SessionOptions, SlotDescriptor,
+};

@@ -215,8 +215,9 @@ mod tests {
 
     use super::*;
 
-    const PATTERNS: [&str; 12] = [
+    const PATTERNS: [&str; 13] = [
         "",
+        r"(?Rm)^a$",
         "ab",
         "(?i)AB?c",
         "^a",
@@ -245,7 +246,7 @@ mod tests {
         #[test]
         fn accepts_what_the_regexes_match(
             input in proptest::collection::vec(prop_oneof![
-                Just(b'a'), Just(b'b'), Just(b'c'), Just(b'A'), Just(b'\n'), Just(0xC3), Just(0xA9), any::<u8>(),
+                Just(b'a'), Just(b'b'), Just(b'c'), Just(b'A'), Just(b'\n'), Just(b'\r'), Just(0xC3), Just(0xA9), any::<u8>(),
             ], 0..20),
         ) {
             let (automaton, regexes) = &*AUTOMATON;

@@ -190,3 +190,81 @@ impl Device {
         Some(Latency { items: latency.items, p50_us: micros(latency.p50), p99_us: micros(latency.p99) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vyre_cpu::CpuBackend;
+
+    use super::*;
+    use crate::scan::Rules;
+
+    const RULES: &[u8] = b"a\tab+c\nb\t(?s-u)BEGIN.*END\nc\t(?-u:\\b)[0-9]{3,}x\nd\t(?m)^$\n";
+
+    fn device(rules: &[u8]) -> (Device, Plan) {
+        let plan = Plan::new(&Rules::parse(rules).expect("rules"));
+        let backend = Arc::new(CpuBackend::new());
+        (Device::start(backend, &plan, &ScanOptions::default()).expect("a session"), plan)
+    }
+
+    #[test]
+    fn items_compute_what_the_automaton_does() {
+        // Two tables, so that the table's number counts.
+        let mut rules = RULES.to_vec();
+        (0..40).for_each(|n| rules.extend(format!("n{n}\tx{n}y\n").into_bytes()));
+        let (device, plan) = device(&rules);
+        assert!(plan.groups().len() > 1);
+        let text: Vec<u8> = b"abbc BEGIN 123x\n\nx7y END ac 12x abc\xFF x39y".repeat(40);
+        let mut payload = device.payload().expect("a payload");
+        // Not at the payload's beginning.
+        payload.write(12, &text).expect("written");
+        let mut items = Vec::new();
+        for (group, planned) in plan.groups().iter().enumerate() {
+            for (begin, warm_up, len) in
+                [(0, 0, 0), (0, 0, 1), (0, 0, 1024), (3, 64, 1000), (7, 5, 0), (9, 1, 77)]
+            {
+                for entry in [planned.automaton.start(None), planned.automaton.start(Some(b'x')), 1] {
+                    items.push(Item { offset: 12 + begin, warm_up, len, group: group as u32, entry });
+                }
+            }
+        }
+        let submitted = device.submit(&payload, &items).expect("submitted").expect("room");
+        let outcomes = device.wait(submitted).expect("done");
+        for (item, outcome) in items.iter().zip(outcomes) {
+            let automaton = &plan.groups()[item.group as usize].automaton;
+            let begin = item.offset as usize - 12;
+            let border = begin + item.warm_up as usize;
+            let (state, _) = automaton.run(item.entry, &text[begin..border]);
+            let (exit, accepted) = automaton.run(state, &text[border..border + item.len as usize]);
+            assert_eq!(outcome, Outcome { exit, border: state, accepted }, "{item:?}");
+        }
+        assert_eq!(device.occupancy().most, items.len() as u64);
+        assert_eq!(device.in_use.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_table_that_does_not_exist_is_a_fault() {
+        let (device, _) = device(RULES);
+        let payload = device.payload().expect("a payload");
+        let item = Item { offset: 0, warm_up: 0, len: 8, group: 1, entry: 0 };
+        let submitted = device.submit(&payload, &[item]).expect("submitted").expect("room");
+        let error = device.wait(submitted).expect_err("a fault");
+        let ScanError::Megakernel { source: MegakernelError::Faulted { fault, .. }, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(fault, vyre_driver::Fault::Trap(crate::scan::NO_TABLE));
+    }
+
+    #[test]
+    fn a_full_ring_is_not_an_error() {
+        let (device, _) = device(RULES);
+        let payload = device.payload().expect("a payload");
+        let items = vec![Item { offset: 0, warm_up: 0, len: 8, group: 0, entry: 0 }; device.batch_items()];
+        let mut held = Vec::new();
+        while let Some(submitted) = device.submit(&payload, &items).expect("submitted") {
+            held.push(submitted);
+        }
+        assert_eq!(device.occupancy().most, device.occupancy().slots);
+        device.wait(held.remove(0)).expect("done");
+        assert!(device.submit(&payload, &items).expect("submitted").is_some());
+    }
+}

@@ -4,6 +4,8 @@
 //! sees, the fewer files are confirmed on the host in vain. Small sets of rules get tables of the whole rules;
 //! larger ones get tables of prefixes; what does not fit even so is halved. A rule that fits no table by
 //! itself is run on the host.
+//!
+//! Building takes some 50 microseconds a state, which is why the early attempts give up early.
 
 use regex_automata::util::syntax;
 
@@ -13,8 +15,8 @@ use super::rules::Rules;
 
 /// How far rules are cut, and how large the dense table may then be in `regex-automata`, before another cut
 /// is tried. The last line is the stated limit: a single rule that is past it is run on the host.
-pub const ATTEMPTS: [(Option<usize>, usize); 3] =
-    [(None, 512 << 10), (Some(16), 1 << 20), (Some(8), 4 << 20)];
+pub const ATTEMPTS: &[(Option<usize>, usize)] =
+    &[(None, 256 << 10), (Some(12), 512 << 10), (Some(6), 4 << 20)];
 
 /// How the rules are run.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub struct Group {
 }
 
 impl Plan {
-    /// Builds the tables. It takes some hundredths of a second for each table.
+    /// Builds the tables.
     pub fn new(rules: &Rules) -> Plan {
         let mut plan = Plan { groups: Vec::new(), host: Vec::new() };
         let all: Vec<usize> = (0..rules.len()).collect();

@@ -7,12 +7,18 @@
 //! * *Unicode word boundaries* (`\b` without `(?-u)`) are taken as always true.
 //! * *Repetitions at either end* shrink to their least count: `a+b*` is found exactly where `a` is.
 //! * *A cut*: only a prefix of the rule is kept, of about so many bytes. Counted repetitions and loops that
-//!   may run at the same time multiply the states of a table; a prefix has few of them.
+//!   may run at the same time multiply the states of a table; a prefix has few of them. Digits of numbers
+//!   count a quarter: a short run of them is found everywhere, and a long one costs little, because
+//!   hardly anything else goes on inside it.
 //!
 //! The first two lose nothing but word boundaries. How far to cut is the choice of the
 //! [planner](super::plan).
 
-use regex_syntax::hir::{Hir, HirKind, Look};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
+
+/// What a byte of a prefix weighs, and what a digit does.
+const BYTE: usize = 4;
+const DIGIT: usize = 1;
 
 /// Repetitions that may go on longer than this are worth ending a prefix at.
 const LONG_LOOP: u32 = 16;
@@ -21,7 +27,7 @@ const LONG_LOOP: u32 = 16;
 pub(super) fn necessary(hir: &Hir, cut: Option<usize>) -> Hir {
     let hir = without_unicode_words(hir);
     let hir = match cut {
-        Some(need) => Cut { need, have: 0 }.prefix(hir),
+        Some(bytes) => Cut { need: BYTE * bytes, have: 0 }.prefix(hir),
         None => hir,
     };
     shorten(shorten(hir, End::Tail), End::Head)
@@ -48,7 +54,30 @@ fn without_unicode_words(hir: &Hir) -> Hir {
     }
 }
 
-/// How much of a prefix there is so far. Once `have` reaches `need`, nothing more is added.
+/// The least weight of what an expression matches.
+fn weight(hir: &Hir) -> usize {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => 0,
+        HirKind::Literal(literal) => BYTE * literal.0.len(),
+        HirKind::Class(class) => class_weight(class),
+        HirKind::Repetition(repetition) => weight(&repetition.sub).saturating_mul(repetition.min as usize),
+        HirKind::Capture(capture) => weight(&capture.sub),
+        HirKind::Concat(parts) => parts.iter().map(weight).fold(0, usize::saturating_add),
+        HirKind::Alternation(parts) => parts.iter().map(weight).min().unwrap_or(0),
+    }
+}
+
+/// Decimal and hexadecimal digits are told by how many they are: more than a letter in both cases or a few
+/// alternatives, fewer than the letters.
+fn class_weight(class: &Class) -> usize {
+    let bytes: usize = match class {
+        Class::Unicode(class) => class.ranges().iter().map(|range| range.len()).sum(),
+        Class::Bytes(class) => class.ranges().iter().map(|range| range.len()).sum(),
+    };
+    if (8..=24).contains(&bytes) { DIGIT } else { BYTE * class.minimum_len().unwrap_or(0) }
+}
+
+/// How much of a prefix there is so far, by weight. Once `have` reaches `need`, nothing more is added.
 #[derive(Clone, Copy)]
 struct Cut {
     need: usize,
@@ -60,18 +89,18 @@ impl Cut {
         if self.have >= self.need {
             return Hir::empty();
         }
-        let least = hir.properties().minimum_len().unwrap_or(0);
+        let least = weight(&hir);
         let short = self.have.saturating_add(least) < self.need;
         match hir.into_kind() {
             HirKind::Concat(parts) => Hir::concat(parts.into_iter().map(|part| self.prefix(part)).collect()),
             HirKind::Repetition(mut repetition) => {
                 let endless = repetition.max.is_none_or(|max| max > LONG_LOOP);
-                if short && !(endless && 2 * (self.have + least) >= self.need) {
-                    self.have += least;
+                if short && !(endless && 2 * self.have.saturating_add(least) >= self.need) {
+                    self.have = self.have.saturating_add(least);
                     return Hir::repetition(repetition);
                 }
                 // Enough with the least count, or with fewer rounds than that.
-                let each = repetition.sub.properties().minimum_len().unwrap_or(0).max(1);
+                let each = weight(&repetition.sub).max(1);
                 let rounds = (self.need - self.have).div_ceil(each);
                 repetition.min = repetition.min.min(u32::try_from(rounds).unwrap_or(u32::MAX));
                 repetition.max = Some(repetition.min);
@@ -85,12 +114,13 @@ impl Cut {
                 Hir::alternation(branches)
             }
             HirKind::Literal(literal) => {
-                let bytes = literal.0.get(..self.need - self.have).unwrap_or(&literal.0);
-                self.have += bytes.len();
+                let bytes = (self.need - self.have).div_ceil(BYTE);
+                let bytes = literal.0.get(..bytes).unwrap_or(&literal.0);
+                self.have += BYTE * bytes.len();
                 Hir::literal(bytes)
             }
             kind => {
-                self.have += least;
+                self.have = self.have.saturating_add(least);
                 whole(kind)
             }
         }
@@ -203,7 +233,9 @@ mod tests {
             (r"^a+", None, "^a"),
             ("(?:a+|b+)", None, "a|b"),
             ("abcdefgh", Some(4), "abcd"),
-            ("ab[0-9]{35}", Some(8), "ab[0-9]{6}"),
+            ("ab[0-9A-Z]{35}", Some(8), "ab[0-9A-Z]{6}"),
+            ("ab[0-9]{35}", Some(8), "ab[0-9]{24}"),
+            ("(?-u)[0-9a-fA-F]{31}", Some(8), "(?-u)[0-9a-fA-F]{31}"),
             ("ab(?:cd){9}e", Some(8), "ab(?:cd){3}"),
             ("abcd+efghij", Some(8), "abcd"),
             ("ab+cdefghij", Some(8), "ab+cdefgh"),
