@@ -37,6 +37,9 @@ pub const MAX_AREA_BYTES: u64 = 1 << 32;
 /// Bytes the payload arena may have.
 pub const MAX_ARENA_BYTES: u64 = 1 << 35;
 
+/// Tickets begin below this number; they have more than a machine's life to grow from there.
+pub const FIRST_TICKET_END: u64 = 1 << 51;
+
 /// Bytes of a slot.
 pub const SLOT_BYTES: u64 = 64;
 /// Bytes of a completion.
@@ -402,6 +405,11 @@ fn check(config: &RegionConfig) -> Result<(), RingError> {
         return Err(config_error("arena bytes", config.arena_bytes, "a multiple of 16, at most 32 GiB"));
     }
     Ok(())
+}
+
+/// Refuses a first ticket that leaves no room to count.
+pub(crate) fn check_first_ticket(ticket: u64) -> Result<(), RingError> {
+    if ticket < FIRST_TICKET_END { Ok(()) } else { Err(config_error("first ticket", ticket, "below 2^51")) }
 }
 
 fn config_error(field: &'static str, got: u64, expected: &'static str) -> RingError {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use vyre_driver::io_queue::{DeviceIo, HostIo, IoReply, IoRequest};
-use vyre_driver::layout::{HEADER_BYTES, HeaderField, RegionConfig, RegionLayout};
+use vyre_driver::layout::{FIRST_TICKET_END, HEADER_BYTES, HeaderField, RegionConfig, RegionLayout};
 use vyre_driver::protocol::io;
 use vyre_driver::region::{SessionRegions, SharedRegion};
 use vyre_driver::ring::{
@@ -348,6 +348,12 @@ proptest! {
             let regions = SessionRegions::create(&config())?;
             fill(&regions.h2d, if header { 0 } else { HEADER_BYTES }, &noise)?;
             assert_eq!(RegionLayout::read_h2d_header(&regions.h2d).is_err(), header);
+            let start = regions.h2d.atomic_u64(regions.layout.ring(0)?.start_record.offset)?;
+            if start.load(Ordering::Relaxed) >= FIRST_TICKET_END {
+                let refused = RingConsumer::new(&regions, 0);
+                assert!(matches!(refused, Err(RingError::Config { field: "first ticket", .. })));
+                start.fetch_and(FIRST_TICKET_END - 1, Ordering::Relaxed);
+            }
             let consumer = RingConsumer::new(&regions, 0)?;
             let mut images = [SlotImage::default(); 8];
             for _ in 0..100 {

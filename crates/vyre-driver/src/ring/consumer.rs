@@ -7,6 +7,7 @@ use crossbeam_utils::CachePadded;
 use super::image::SlotWords;
 use super::memory::{Cells, LoadWord, MappedCells, Memory, Shared, StoreWord, laps};
 use super::{Completion, RingError, SlotImage};
+use crate::layout::check_first_ticket;
 use crate::region::SessionRegions;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -104,6 +105,7 @@ impl RingConsumer {
         let completions = MappedCells::<_, 2>::writable(&regions.d2h, layout.completions)?;
         let at = layout.start_record.offset;
         let first = regions.h2d.word_u64(at)?.load(Ordering::Acquire);
+        check_first_ticket(first)?;
         let skip = (at + 8..at + layout.start_record.bytes)
             .step_by(8)
             .map(|offset| Ok(regions.h2d.word_u64(offset)?.load(Ordering::Relaxed)))

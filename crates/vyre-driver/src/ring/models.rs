@@ -4,6 +4,10 @@
 //! `PREEMPTIONS` bounds how often a thread is interrupted where it could go on; loom's authors find that two
 //! or three expose nearly all faults, and the mutations of docs/testing.md bear them out here.
 //!
+//! loom remembers the last access to a word only, so a load by the thread that is to write hides an earlier
+//! load by another, and with it interleavings. Which those are depends on which thread runs first: every
+//! model is run with its two threads in either order.
+//!
 //! `RUSTFLAGS="--cfg loom" cargo test -p vyre-driver --release --lib models`
 
 use loom::sync::Arc;
@@ -12,7 +16,7 @@ use loom::thread;
 
 use super::memory::{Cells, LoadWord, Memory, StoreWord};
 use super::producer::{ProducerOptions, RingProducer};
-use super::{Completion, RingConsumer, RingError, SlotImage, Ticket};
+use super::{Completion, RawTicket, RingConsumer, RingError, SlotImage, Ticket};
 use crate::protocol::Fault;
 use crate::sync::Ordering;
 use crate::wait::{announce, must_wake};
@@ -114,147 +118,189 @@ fn result(ticket: u64) -> Completion {
     Completion::new(crate::Status::Done, ticket as u32 + 7, ticket + 1000).unwrap()
 }
 
+/// Runs two threads, here and in a new one, and the first in the new one if `swap` says so.
+fn race<A: 'static, B: 'static>(
+    swap: bool,
+    first: impl FnOnce() -> A + 'static,
+    second: impl FnOnce() -> B + 'static,
+) -> (A, B) {
+    if swap {
+        let first = thread::spawn(first);
+        let second = second();
+        (first.join().unwrap(), second)
+    } else {
+        let second = thread::spawn(second);
+        let first = first();
+        (first, second.join().unwrap())
+    }
+}
+
 /// Neither forgets the item nor takes it.
 fn keep(ticket: Ticket<'_, Model>) {
     ticket.into_raw();
 }
 
-fn check(model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
-    builder.check(model);
+fn check(model: impl Fn(bool) + Send + Sync + Copy + 'static) {
+    for swap in [false, true] {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(PREEMPTIONS);
+        builder.check(move || model(swap));
+    }
+}
+
+fn submit(ring: &Ring, ticket: u64) -> RawTicket {
+    ring.producer.submit(&image(ticket)).unwrap().into_raw()
+}
+
+/// A ring with one item submitted, and two more handles to it.
+fn one_item() -> (Arc<Ring>, Arc<Ring>, Arc<Ring>, RawTicket) {
+    let ring = Ring::new(1);
+    let raw = submit(&ring, 0);
+    (Arc::clone(&ring), Arc::clone(&ring), ring, raw)
+}
+
+fn two(ring: &Arc<Ring>) -> (Arc<Ring>, Arc<Ring>) {
+    (Arc::clone(ring), Arc::clone(ring))
 }
 
 #[test]
 fn publish_and_claim() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(2);
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || other.serve());
-        let mut ticket = ring.producer.submit(&image(0)).unwrap();
-        let early = ticket.take().unwrap();
-        assert!(early.is_none_or(|completion| completion == result(0)));
-        let served = consumer.join().unwrap();
-        if early.is_none() {
-            assert_eq!(served.or_else(|| ring.serve()), Some(0));
-            assert_eq!(ticket.take().unwrap(), Some(result(0)));
+        let (a, b) = two(&ring);
+        let (early, served) = race(
+            swap,
+            move || {
+                let raw = submit(&a, 0);
+                a.producer.take_raw(raw).unwrap().ok_or(raw)
+            },
+            move || b.serve(),
+        );
+        match early {
+            Ok(done) => assert_eq!(done, result(0)),
+            Err(raw) => {
+                assert_eq!(served.or_else(|| ring.serve()), Some(0));
+                assert_eq!(ring.producer.take_raw(raw).unwrap(), Some(result(0)));
+            }
         }
     });
 }
 
 #[test]
 fn two_consumers_never_claim_one_item() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(2);
-        let tickets: Vec<_> = ring.producer.submit_batch(&[image(0), image(1)]).unwrap().collect();
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || other.serve());
-        let mut served = vec![ring.serve(), consumer.join().unwrap()];
+        ring.producer.submit_batch(&[image(0), image(1)]).unwrap().for_each(keep);
+        let (a, b) = two(&ring);
+        let (a, b) = race(swap, move || a.serve(), move || b.serve());
+        let mut served = [a, b];
         served.sort();
         assert_eq!(served, [Some(0), Some(1)]);
-        drop(tickets);
-        assert_eq!(ring.producer.counters().completed, 2);
     });
 }
 
 #[test]
 fn a_slot_is_not_reused_under_a_slow_consumer() {
     // One consumer reads the slot while the other claims and completes it and the producer reuses it.
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
-        let (slow, fast) = (Arc::clone(&ring), Arc::clone(&ring));
+    check(|swap| {
+        let (slow, fast, ring, raw) = one_item();
         let slow = thread::spawn(move || slow.serve());
-        let fast = thread::spawn(move || fast.serve());
-        let taken = ring.producer.take_raw(raw).unwrap();
-        if taken.is_some() {
-            assert_eq!(taken, Some(result(0)));
-            ring.producer.submit(&image(1)).unwrap().into_raw();
-        }
+        race(
+            swap,
+            move || fast.serve(),
+            move || {
+                if let Some(done) = ring.producer.take_raw(raw).unwrap() {
+                    assert_eq!(done, result(0));
+                    submit(&ring, 1);
+                }
+            },
+        );
         slow.join().unwrap();
-        fast.join().unwrap();
     });
 }
 
 #[test]
 fn a_slot_freed_by_one_thread_is_reused_by_another() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
-        let (taker, submitter) = (Arc::clone(&ring), Arc::clone(&ring));
-        let taker = thread::spawn(move || {
-            assert!(taker.producer.take_raw(raw).unwrap().is_none_or(|done| done == result(0)));
-        });
-        let submitter = thread::spawn(move || match submitter.producer.submit(&image(1)) {
-            Ok(ticket) => {
-                ticket.into_raw();
-            }
-            Err(error) => assert!(matches!(error, RingError::WouldBlock { oldest_untaken: 0 })),
-        });
-        ring.serve();
-        taker.join().unwrap();
-        submitter.join().unwrap();
+    check(|swap| {
+        let (taker, submitter, ring, raw) = one_item();
+        let server = thread::spawn(move || ring.serve());
+        race(
+            swap,
+            move || assert!(taker.producer.take_raw(raw).unwrap().is_none_or(|done| done == result(0))),
+            move || match submitter.producer.submit(&image(1)) {
+                Ok(ticket) => keep(ticket),
+                Err(error) => assert!(matches!(error, RingError::WouldBlock { oldest_untaken: 0 })),
+            },
+        );
+        server.join().unwrap();
     });
 }
 
 #[test]
 fn tags_wrap() {
     // Six laps of one slot with two lap bits, both sides in step.
-    check(|| {
+    check(|swap| {
         const ITEMS: u64 = 6;
-        let ring = Ring::new(1);
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || {
-            let mut next = 0;
-            while next < ITEMS {
-                match other.serve() {
-                    Some(ticket) => {
-                        assert_eq!(ticket, next);
-                        next += 1;
+        let (a, b) = two(&Ring::new(1));
+        race(
+            swap,
+            move || {
+                for n in 0..ITEMS {
+                    let raw = submit(&a, n);
+                    loop {
+                        match a.producer.take_raw(raw).unwrap() {
+                            Some(done) => break assert_eq!(done, result(n)),
+                            None => thread::yield_now(),
+                        }
                     }
-                    None => thread::yield_now(),
                 }
-            }
-        });
-        for n in 0..ITEMS {
-            let mut ticket = ring.producer.submit(&image(n)).unwrap();
-            loop {
-                match ticket.take().unwrap() {
-                    Some(done) => break assert_eq!(done, result(n)),
-                    None => thread::yield_now(),
+            },
+            move || {
+                let mut next = 0;
+                while next < ITEMS {
+                    match b.serve() {
+                        Some(ticket) => {
+                            assert_eq!(ticket, next);
+                            next += 1;
+                        }
+                        None => thread::yield_now(),
+                    }
                 }
-            }
-        }
-        consumer.join().unwrap();
+            },
+        );
     });
 }
 
 #[test]
 fn a_ring_can_begin_in_the_lap_whose_tag_is_zero() {
-    check(|| {
-        let ring = Ring::starting_at(1, 3);
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || other.serve());
-        let mut ticket = ring.producer.submit(&image(3)).unwrap();
-        assert!(ticket.take().unwrap().is_none_or(|done| done == result(3)));
-        consumer.join().unwrap();
+    check(|swap| {
+        let (a, b) = two(&Ring::starting_at(1, 3));
+        race(
+            swap,
+            move || {
+                let raw = submit(&a, 3);
+                assert!(a.producer.take_raw(raw).unwrap().is_none_or(|done| done == result(3)));
+            },
+            move || b.serve(),
+        );
     });
 }
 
 #[test]
 fn a_full_ring_takes_one_of_two_submissions() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(1);
-        let other = Arc::clone(&ring);
+        let (a, b) = two(&ring);
         let submit = |ring: &Ring| match ring.producer.submit(&image(0)) {
-            Ok(ticket) => Some(ticket.into_raw()),
-            Err(RingError::WouldBlock { oldest_untaken: 0 }) => None,
+            Ok(ticket) => {
+                keep(ticket);
+                1
+            }
+            Err(RingError::WouldBlock { oldest_untaken: 0 }) => 0,
             Err(error) => panic!("{error}"),
         };
-        let thread = thread::spawn(move || submit(&other));
-        let here = submit(&ring);
-        let there = thread.join().unwrap();
-        assert_eq!([here, there].iter().flatten().count(), 1);
+        let (a, b) = race(swap, move || submit(&a), move || submit(&b));
+        assert_eq!(a + b, 1);
         assert_eq!(ring.serve(), Some(0));
         assert_eq!(ring.serve(), None);
     });
@@ -262,14 +308,14 @@ fn a_full_ring_takes_one_of_two_submissions() {
 
 #[test]
 fn a_batch_is_all_or_none() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(2);
-        let other = Arc::clone(&ring);
-        let batch = thread::spawn(move || {
-            other.producer.submit_batch(&[image(0), image(1)]).map(|tickets| tickets.for_each(keep))
-        });
-        let single = ring.producer.submit(&image(0)).map(keep);
-        let batch = batch.join().unwrap();
+        let (a, b) = two(&ring);
+        let (batch, single) = race(
+            swap,
+            move || a.producer.submit_batch(&[image(0), image(1)]).map(|tickets| tickets.for_each(keep)),
+            move || b.producer.submit(&image(0)).map(keep),
+        );
         assert!(batch.is_ok() != single.is_ok(), "{batch:?} {single:?}");
         let served = std::iter::from_fn(|| ring.serve()).count();
         assert_eq!(served, if batch.is_ok() { 2 } else { 1 });
@@ -278,50 +324,51 @@ fn a_batch_is_all_or_none() {
 
 #[test]
 fn a_batch_claim_stops_at_what_is_published() {
-    check(|| {
-        let ring = Ring::new(2);
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || {
-            let mut images = [SlotImage::default(); 2];
-            let claims = other.consumer.claim_batch(&mut images);
-            for (claim, found) in claims.zip(&images) {
-                assert_eq!(*found, image(claim.position()));
-            }
-        });
-        ring.producer.submit_batch(&[image(0), image(1)]).unwrap().for_each(keep);
-        consumer.join().unwrap();
+    check(|swap| {
+        let (a, b) = two(&Ring::new(2));
+        race(
+            swap,
+            move || a.producer.submit_batch(&[image(0), image(1)]).unwrap().for_each(keep),
+            move || {
+                let mut images = [SlotImage::default(); 2];
+                let claims = b.consumer.claim_batch(&mut images);
+                for (claim, found) in claims.zip(&images) {
+                    assert_eq!(*found, image(claim.position()));
+                }
+            },
+        );
     });
 }
 
 #[test]
 fn a_poll_never_sees_the_next_laps_completion() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
+    check(|swap| {
+        let (a, b, ring, raw) = one_item();
         assert_eq!(ring.serve(), Some(0));
-        let other = Arc::clone(&ring);
-        let poller = thread::spawn(move || match other.producer.poll_raw(raw) {
-            Ok(found) => assert_eq!(found, Some(result(0))),
-            Err(error) => assert!(matches!(error, RingError::AlreadyTaken { ticket: 0 })),
-        });
-        assert_eq!(ring.producer.take_raw(raw).unwrap(), Some(result(0)));
-        ring.producer.submit(&image(1)).unwrap().into_raw();
-        assert_eq!(ring.serve(), Some(1));
-        poller.join().unwrap();
+        race(
+            swap,
+            move || {
+                assert_eq!(a.producer.take_raw(raw).unwrap(), Some(result(0)));
+                submit(&a, 1);
+                assert_eq!(a.serve(), Some(1));
+            },
+            move || match b.producer.poll_raw(raw) {
+                Ok(found) => assert_eq!(found, Some(result(0))),
+                Err(error) => assert!(matches!(error, RingError::AlreadyTaken { ticket: 0 }), "{error}"),
+            },
+        );
     });
 }
 
 #[test]
 fn two_takers_of_one_ticket() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
-        let (consumer, taker) = (Arc::clone(&ring), Arc::clone(&ring));
-        let consumer = thread::spawn(move || consumer.serve());
-        let taker = thread::spawn(move || taker.producer.take_raw(raw));
-        let takes = [ring.producer.take_raw(raw), taker.join().unwrap()];
-        consumer.join().unwrap();
-        let taken = takes.iter().filter(|take| matches!(take, Ok(Some(_)))).count();
+    check(|swap| {
+        let (a, b, ring, raw) = one_item();
+        let server = Arc::clone(&ring);
+        let server = thread::spawn(move || server.serve());
+        let (a, b) = race(swap, move || a.producer.take_raw(raw), move || b.producer.take_raw(raw));
+        server.join().unwrap();
+        let taken = [a, b].iter().filter(|take| matches!(take, Ok(Some(_)))).count();
         assert!(taken <= 1);
         assert_eq!(ring.producer.take_raw(raw).is_ok(), taken == 0);
     });
@@ -329,16 +376,19 @@ fn two_takers_of_one_ticket() {
 
 #[test]
 fn a_detached_item_is_counted_once() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(1);
         ring.producer.submit_detached(&image(0)).unwrap();
-        let (consumer, other) = (Arc::clone(&ring), Arc::clone(&ring));
-        let consumer = thread::spawn(move || consumer.serve());
-        let other = thread::spawn(move || other.producer.submit_detached(&image(1)).is_ok());
-        let here = ring.producer.counters().detached_done;
-        let submitted = other.join().unwrap();
-        consumer.join().unwrap();
-        assert!(here <= 1);
+        let (a, b) = two(&ring);
+        let server = Arc::clone(&ring);
+        let server = thread::spawn(move || server.serve());
+        let (early, submitted) = race(
+            swap,
+            move || a.producer.counters().detached_done,
+            move || b.producer.submit_detached(&image(1)).is_ok(),
+        );
+        server.join().unwrap();
+        assert!(early <= 1);
         while ring.serve().is_some() {}
         let counters = ring.producer.counters();
         assert_eq!(counters.detached_done, 1 + u64::from(submitted));
@@ -348,35 +398,35 @@ fn a_detached_item_is_counted_once() {
 
 #[test]
 fn a_forgotten_ticket_frees_its_slot() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
-        let other = Arc::clone(&ring);
-        let consumer = thread::spawn(move || other.serve());
-        ring.producer.forget_raw(raw).unwrap();
-        consumer.join().unwrap();
+    check(|swap| {
+        let (a, b, ring, raw) = one_item();
+        race(swap, move || a.producer.forget_raw(raw).unwrap(), move || b.serve());
         while ring.serve().is_some() {}
-        ring.producer.submit(&image(1)).unwrap().into_raw();
+        submit(&ring, 1);
         assert_eq!(ring.producer.counters().detached_done, 1);
     });
 }
 
 #[test]
 fn a_late_completion_of_a_dead_incarnation_is_believed_or_replayed_never_both() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
+    check(|swap| {
+        let (old, taker, ring, raw) = one_item();
         let claimed = ring.consumer.claim().unwrap();
-        let (old, taker) = (Arc::clone(&ring), Arc::clone(&ring));
+        let recovery = Arc::clone(&ring);
         let old = thread::spawn(move || old.consumer.complete(claimed.ticket, Completion::done(1)).unwrap());
-        let taker = thread::spawn(move || taker.producer.take_raw(raw).unwrap());
-        let next = ring.restart();
-        let replayed = next.claim().map(|claimed| {
-            assert_eq!(claimed.image, image(0));
-            next.complete(claimed.ticket, Completion::done(2)).unwrap();
-        });
+        let (replayed, taken) = race(
+            swap,
+            move || {
+                let next = recovery.restart();
+                next.claim().map(|claimed| {
+                    assert_eq!(claimed.image, image(0));
+                    next.complete(claimed.ticket, Completion::done(2)).unwrap();
+                })
+            },
+            move || taker.producer.take_raw(raw).unwrap(),
+        );
         old.join().unwrap();
-        let taken = taker.join().unwrap().or_else(|| ring.producer.take_raw(raw).unwrap());
+        let taken = taken.or_else(|| ring.producer.take_raw(raw).unwrap());
         assert_eq!(taken, Some(Completion::done(if replayed.is_some() { 2 } else { 1 })));
         assert!(matches!(ring.producer.take_raw(raw), Err(RingError::AlreadyTaken { .. })));
     });
@@ -384,12 +434,10 @@ fn a_late_completion_of_a_dead_incarnation_is_believed_or_replayed_never_both() 
 
 #[test]
 fn an_item_submitted_around_a_restart_is_run_by_the_next_incarnation() {
-    check(|| {
+    check(|swap| {
         let ring = Ring::new(1);
-        let other = Arc::clone(&ring);
-        let submitter = thread::spawn(move || other.producer.submit(&image(0)).unwrap().into_raw());
-        let next = ring.restart();
-        let raw = submitter.join().unwrap();
+        let (a, b) = two(&ring);
+        let (raw, next) = race(swap, move || submit(&a, 0), move || b.restart());
         let claimed = next.claim().unwrap();
         next.complete(claimed.ticket, result(0)).unwrap();
         assert_eq!(ring.producer.take_raw(raw).unwrap(), Some(result(0)));
@@ -398,65 +446,68 @@ fn an_item_submitted_around_a_restart_is_run_by_the_next_incarnation() {
 
 #[test]
 fn recovery_reads_back_whole_items_only() {
-    check(|| {
-        let ring = Ring::new(1);
-        let other = Arc::clone(&ring);
-        let submitter = thread::spawn(move || keep(other.producer.submit(&image(0)).unwrap()));
-        ring.producer.for_each_unacknowledged(|ticket, found| assert_eq!(found, image(ticket)));
-        submitter.join().unwrap();
+    check(|swap| {
+        let (a, b) = two(&Ring::new(1));
+        race(
+            swap,
+            move || submit(&a, 0),
+            move || b.producer.for_each_unacknowledged(|ticket, found| assert_eq!(found, image(ticket))),
+        );
     });
 }
 
 #[test]
 fn a_fault_by_the_host_races_a_completion_and_one_wins() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
+    check(|swap| {
+        let (old, taker, ring, raw) = one_item();
         let claimed = ring.consumer.claim().unwrap();
-        let (old, taker) = (Arc::clone(&ring), Arc::clone(&ring));
+        let recovery = Arc::clone(&ring);
         let old = thread::spawn(move || old.consumer.complete(claimed.ticket, result(0)).unwrap());
-        let taker = thread::spawn(move || taker.producer.take_raw(raw).unwrap());
-        let failed = ring.producer.fail(0, Fault::DeviceLost).unwrap();
+        let (failed, taken) = race(
+            swap,
+            move || recovery.producer.fail(0, Fault::DeviceLost).unwrap(),
+            move || taker.producer.take_raw(raw).unwrap(),
+        );
         old.join().unwrap();
-        let taken = taker.join().unwrap().or_else(|| ring.producer.take_raw(raw).unwrap());
+        let taken = taken.or_else(|| ring.producer.take_raw(raw).unwrap());
         let expected = if failed { Completion::fault(Fault::DeviceLost) } else { result(0) };
         assert_eq!(taken, Some(expected));
     });
 }
 
-#[test]
-fn a_submission_wakes_a_consumer_that_goes_to_sleep() {
-    check(|| {
-        let ring = Ring::new(1);
-        let sleepers = Arc::new(AtomicU64::new(0));
-        let (other, count) = (Arc::clone(&ring), Arc::clone(&sleepers));
-        let consumer = thread::spawn(move || {
+/// A thread that publishes and one that goes to sleep unless it sees it: the first wakes it, or the second
+/// stays awake.
+fn wakes(swap: bool, publish: impl FnOnce() + 'static, ready: impl FnOnce() -> bool + 'static) {
+    let count = Arc::new(AtomicU64::new(0));
+    let sleepers = Arc::clone(&count);
+    let (woken, asleep) = race(
+        swap,
+        move || {
+            publish();
+            must_wake(|| sleepers.load(Ordering::Relaxed) as u32)
+        },
+        move || {
             announce(|| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
-            !other.consumer.is_ready()
-        });
-        ring.producer.submit(&image(0)).unwrap().into_raw();
-        let woken = must_wake(|| sleepers.load(Ordering::Relaxed) as u32);
-        assert!(woken || !consumer.join().unwrap(), "asleep for good");
+            !ready()
+        },
+    );
+    assert!(woken || !asleep, "asleep for good");
+}
+
+#[test]
+fn a_submission_wakes_a_consumer_that_goes_to_sleep() {
+    check(|swap| {
+        let (a, b) = two(&Ring::new(1));
+        wakes(swap, move || _ = submit(&a, 0), move || b.consumer.is_ready());
     });
 }
 
 #[test]
 fn a_completion_wakes_a_waiter_that_goes_to_sleep() {
-    check(|| {
-        let ring = Ring::new(1);
-        let raw = ring.producer.submit(&image(0)).unwrap().into_raw();
-        let sleepers = Arc::new(AtomicU64::new(0));
-        let (other, count) = (Arc::clone(&ring), Arc::clone(&sleepers));
-        let waiter = thread::spawn(move || {
-            announce(|| {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-            other.producer.poll_raw(raw).unwrap().is_none()
-        });
-        assert_eq!(ring.serve(), Some(0));
-        let woken = must_wake(|| sleepers.load(Ordering::Relaxed) as u32);
-        assert!(woken || !waiter.join().unwrap(), "asleep for good");
+    check(|swap| {
+        let (a, b, _, raw) = one_item();
+        wakes(swap, move || _ = a.serve(), move || b.producer.poll_raw(raw).unwrap().is_some());
     });
 }

@@ -11,6 +11,7 @@ use super::ticket::{RawTicket, Ticket, Tickets};
 use super::word::{State, Word};
 use super::{Completion, RingError, SlotImage};
 use crate::arena::{Arena, ArenaRange, PackedRange};
+use crate::layout::check_first_ticket;
 use crate::region::SessionRegions;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wait::Waiter;
@@ -113,6 +114,7 @@ impl<M: Memory> RingProducer<M> {
     ) -> Result<Self, RingError> {
         let (mask, shift) = (u64::from(capacity) - 1, capacity.trailing_zeros());
         let first = options.first_ticket;
+        check_first_ticket(first)?;
         let indices = 0..u64::from(capacity);
         let producer: Self = RingProducer {
             head: CachePadded::new(AtomicU64::new(first)),

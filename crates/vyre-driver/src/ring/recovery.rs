@@ -102,8 +102,8 @@ impl<M: Memory> RingProducer<M> {
             detached.extend(self.save(&all, ticket).map(|completion| (ticket, completion)));
         }
         let epoch = self.incarnations.push(&mut all, completions, park);
-        // From here on a look at the old completions cannot win: the words move to the new epoch. A word
-        // published meanwhile with the old one is moved by the first look at it.
+        // From here on a look at the old completions cannot win: the words change. A word published meanwhile
+        // was not there when the old incarnation ended.
         for cell in &self.words {
             let mut word = Word(cell.load(Ordering::Acquire));
             while matches!(word.state(), State::Pending | State::Detached) && !word.is_of_epoch(epoch) {

@@ -23,14 +23,13 @@ impl<M: Memory> RingProducer<M> {
         loop {
             // Acquire: pairs with the stores that published the slot, saved a result, or moved the epoch.
             let word = Word(self.word(ticket).load(Ordering::Acquire));
-            let incarnation = self.incarnations.current();
-            if !word.is_published(ticket >> self.shift, incarnation.epoch) {
-                match self.look_closely(ticket, word, incarnation.epoch)? {
-                    Some(look) => return Ok(look),
-                    None => continue,
-                }
+            if !word.is_published(ticket >> self.shift) {
+                return self.not_published(ticket, word);
             }
-            let [lo, hi] = incarnation.completions.group(ticket).as_ref() else { return Ok(Look::Pending) };
+            // After the word: a word of the current epoch comes with the current incarnation. With an older
+            // one, what is read here does not count, because the word is changed before a restart is over.
+            let completions = &self.incarnations.current().completions;
+            let [lo, hi] = completions.group(ticket).as_ref() else { return Ok(Look::Pending) };
             // The tag first, with acquire: pairs with the consumer's release, so that the result half is of
             // this lap at least. It is of no later lap if the word is still the same afterwards, because a
             // later lap begins by changing the word: every caller ends with a compare-and-swap from it.
@@ -46,21 +45,16 @@ impl<M: Memory> RingProducer<M> {
         }
     }
 
-    /// What a word says that does not wait for a completion of the current incarnation; `None` to look again.
+    /// What a word says that does not wait for a completion.
     #[cold]
-    fn look_closely(&self, ticket: u64, word: Word, epoch: u64) -> Result<Option<Look>, RingError> {
+    fn not_published(&self, ticket: u64, word: Word) -> Result<Look, RingError> {
         let lap = ticket >> self.shift;
         match word.state() {
             _ if word.lap() > lap => Err(RingError::AlreadyTaken { ticket }),
             _ if word.lap() < lap => Err(RingError::NotIssued { ticket }),
-            State::Free if ticket < self.head() => Ok(Some(Look::Pending)),
-            State::Free => Err(RingError::NotIssued { ticket }),
-            State::Saved => Ok(Some(Look::Finished(word, self.load_saved(ticket)))),
-            // Published around a change of incarnation. Only the current one's completions count.
-            State::Pending | State::Detached => {
-                self.swap(ticket, word, word.with_epoch(epoch));
-                Ok(None)
-            }
+            State::Saved => Ok(Look::Finished(word, self.load_saved(ticket))),
+            _ if ticket < self.head() => Ok(Look::Pending),
+            _ => Err(RingError::NotIssued { ticket }),
         }
     }
 

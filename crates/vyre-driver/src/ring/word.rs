@@ -3,12 +3,12 @@
 //! | bits | meaning |
 //! |---|---|
 //! | 0..2 | state |
-//! | 2..11 | epoch: the incarnation whose completions count, modulo 512 |
+//! | 2..11 | epoch: how often the ring was restarted, modulo 512 |
 //! | 11 | an arena range is attached |
 //! | 12..64 | lap, `ticket / capacity` |
 //!
 //! A slot goes Free(lap) -> Pending(lap) -> [Saved(lap) ->] Free(lap + 1); a forgotten or detached one is
-//! Detached instead of Pending. Every transition but the first is a compare-and-swap from the exact word
+//! Detached instead of Pending, and a restart changes the epoch. Every transition but the first is a compare-and-swap from the exact word
 //! that was examined: whoever wins it has acknowledged, taken or freed the slot, and nobody else has. The
 //! lap makes two words of one slot equal only if nothing happened in between.
 
@@ -63,11 +63,11 @@ impl Word {
         self.0 & ATTACHED != 0
     }
 
-    /// Whether it is Pending or Detached, of this lap and this epoch.
+    /// Whether it is Pending or Detached, of this lap.
     #[inline]
-    pub(crate) const fn is_published(self, lap: u64, epoch: u64) -> bool {
-        let other_bits = ATTACHED | (State::Detached as u64 ^ State::Pending as u64);
-        self.0 & !other_bits == Word::new(lap, State::Pending, epoch, false).0
+    pub(crate) const fn is_published(self, lap: u64) -> bool {
+        let other_bits = EPOCH << EPOCH_SHIFT | ATTACHED | (State::Detached as u64 ^ State::Pending as u64);
+        self.0 & !other_bits == lap << LAP_SHIFT | State::Pending as u64
     }
 
     pub(crate) const fn is_of_epoch(self, epoch: u64) -> bool {
