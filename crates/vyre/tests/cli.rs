@@ -128,7 +128,7 @@ fn what_cannot_be_read_is_an_error_and_the_rest_is_scanned() {
     assert!(stderr.contains("vyre: /dev/null: not a regular file"), "{stderr}");
 
     let locked = fixture.path().join("d/f");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("locked");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("locked");
     if fs::File::open(&locked).is_ok() {
         // The superuser reads everything; there is nothing to see.
         return;

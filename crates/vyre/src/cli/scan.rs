@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
 
     let backend = vyre::open(arguments.backend.into())?;
     let with_stats = arguments.stats || arguments.compare;
-    let options = ScanOptions { producers: arguments.producers, latency: with_stats, ..Default::default() };
+    let options = ScanOptions { producers: arguments.producers, latency: with_stats };
     let scanner = Scanner::new(backend, rules, options)?;
     let mut output = Output::to_stdout(arguments.json, scanner.rules());
     let progress = Progress::new(found.files.len());

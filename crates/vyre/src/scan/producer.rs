@@ -283,7 +283,7 @@ impl<'s> Producer<'s> {
         let from = if scan.kept {
             scan.cut as usize - lead
         } else {
-            let stale = scan.bytes.len() - lead;
+            let stale = scan.bytes.len().saturating_sub(lead);
             scan.bytes.drain(..stale);
             if let Err(error) = scan.source.read(len, &mut scan.bytes) {
                 scan.failed = true;

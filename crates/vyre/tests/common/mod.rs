@@ -9,29 +9,29 @@ use regex::bytes::Regex;
 use vyre::scan::{FileReport, PIECE_BYTES, Rules, ScanOptions, ScanStats, Scanner};
 
 /// A match: line, column, id, first byte, the byte after the last.
-pub type Found = (u64, u64, String, usize, usize);
+pub(crate) type Found = (u64, u64, String, usize, usize);
 
 /// A small generator of numbers, the same on every machine.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
 }
 
 /// What every rule of a rules file finds by itself, sorted.
-pub struct Oracle(Vec<(String, Regex)>);
+pub(crate) struct Oracle(Vec<(String, Regex)>);
 
 impl Oracle {
-    pub fn new(rules: &str) -> Oracle {
+    pub(crate) fn new(rules: &str) -> Oracle {
         let rule = |line: &str| {
             let tab = line.find('\t').expect("a tab");
             (line[..tab].to_owned(), Regex::new(&line[tab + 1..]).expect("a regex"))
@@ -39,7 +39,7 @@ impl Oracle {
         Oracle(rules.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(rule).collect())
     }
 
-    pub fn matches(&self, bytes: &[u8]) -> Vec<Found> {
+    pub(crate) fn matches(&self, bytes: &[u8]) -> Vec<Found> {
         let mut line_starts = vec![0];
         line_starts.extend((0..bytes.len()).filter(|&at| bytes[at] == b'\n').map(|at| at + 1));
         let mut found = Vec::new();
@@ -56,14 +56,14 @@ impl Oracle {
 }
 
 /// A report in the words of the oracle.
-pub fn found(rules: &Rules, report: &FileReport) -> Vec<Found> {
+pub(crate) fn found(rules: &Rules, report: &FileReport) -> Vec<Found> {
     let matches = report.outcome.as_ref().unwrap_or_else(|e| panic!("{}: {e}", report.path.display()));
     let id = |rule: usize| rules.as_slice()[rule].id.clone();
     matches.iter().map(|m| (m.line, m.column, id(m.rule), m.start, m.end)).collect()
 }
 
 /// Starts a scanner on the CPU backend.
-pub fn scanner(rules: &str) -> Scanner {
+pub(crate) fn scanner(rules: &str) -> Scanner {
     let backend = vyre::open(vyre::BackendChoice::Cpu).expect("a backend");
     let rules = Rules::parse(rules.as_bytes()).expect("rules");
     Scanner::new(backend, rules, ScanOptions { latency: true, ..ScanOptions::default() }).expect("a scanner")
@@ -71,7 +71,7 @@ pub fn scanner(rules: &str) -> Scanner {
 
 /// Scans files and compares each report with the oracle. Returns what was measured, and how many matches
 /// there were.
-pub fn agree(scanner: &Scanner, rules: &str, files: &[PathBuf]) -> (ScanStats, usize) {
+pub(crate) fn agree(scanner: &Scanner, rules: &str, files: &[PathBuf]) -> (ScanStats, usize) {
     let (oracle, mut reported, mut total) = (Oracle::new(rules), 0, 0);
     let stats = scanner
         .scan(files, |report| {
@@ -90,7 +90,7 @@ pub fn agree(scanner: &Scanner, rules: &str, files: &[PathBuf]) -> (ScanStats, u
 }
 
 /// Writes `count` binary files with plants across the borders of items, and returns their paths in order.
-pub fn generate(folder: &Path, count: usize, seed: u64, plants: &[&[u8]]) -> Vec<PathBuf> {
+pub(crate) fn generate(folder: &Path, count: usize, seed: u64, plants: &[&[u8]]) -> Vec<PathBuf> {
     let mut rng = Rng(seed);
     let mut files = Vec::new();
     for index in 0..count {
@@ -151,7 +151,7 @@ fn file(rng: &mut Rng, index: usize, plants: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Something that each of the shipped rules finds.
-pub const SHIPPED_PLANTS: [&[u8]; 29] = [
+pub(crate) const SHIPPED_PLANTS: [&[u8]; 29] = [
     b" AKIAIOSFODNN7EXAMPLE ",
     b"aws_secret_access_key = \"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\"",
     b" ghp_0123456789abcdefghijklmnopqrstuvwxyz",
