@@ -28,9 +28,9 @@ pub struct TelemetrySnapshot {
     pub acknowledged: u64,
     /// Where the others are.
     pub occupancy: Occupancy,
-    /// Items that ended DONE on the device.
+    /// Items whose handlers ended in DONE. Those that the IO service answered are not among them.
     pub done: u64,
-    /// Items that ended in FAULT on the device.
+    /// Items whose handlers, or the checks before them, ended in FAULT; the same exception.
     pub faulted: u64,
     /// Fences completed.
     pub epoch: u64,

@@ -330,14 +330,23 @@ fn a_loss_while_the_host_reads_a_file_answers_the_item_and_serves_the_next() {
     let session = megakernel.start_with(options).expect("a session");
     let whole = IoResource::new(file, 0..(64 << 20) + 1, "table", 0).expect("a range");
     session.register_resource(0, 1, whole).expect("registered");
-    let load = || session.submit(SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([1])).expect("submitted");
-    let miss = load();
+    let ten = tempfile::tempfile().expect("a file");
+    ten.set_len(10).expect("sparse");
+    let ten = IoResource::new(ten, 0..10, "table", 0).expect("a range");
+    session.register_resource(0, 2, ten).expect("registered");
+    let load = |resource| {
+        let slot = SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([resource]);
+        session.submit(slot).expect("submitted")
+    };
+    let miss = load(1);
     until(&session, "not asked for", |session| session.telemetry().occupancy.waiting > 0);
     backend.lose("a test");
     let lost = answer(&session, &miss);
     assert!(matches!(lost, Err(Fault::DeviceLost) | Ok(_)), "{lost:?}");
     until_recovered(&session, 1);
-    assert_eq!(answer(&session, &load()), Ok((64 << 20) + 1));
+    // The first request of the new kernel, as the one being served was of the old.
+    assert_eq!(answer(&session, &load(2)), Ok(10));
+    assert_eq!(answer(&session, &load(1)), Ok((64 << 20) + 1));
     session.stop().expect("stopped");
 }
 

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
-use support::{SUM_TABLE, WAIT, builder, item};
+use support::{ADD_ONE, SUM_TABLE, TOTAL, WAIT, builder, item};
 use vyre_cpu::CpuBackend;
 use vyre_driver::{Fault, Status};
 use vyre_runtime::io_service::{IoResource, IoResources};
@@ -108,13 +108,16 @@ fn more_misses_than_the_queue_holds_are_all_served_across_restarts() {
         let resource_of = IoResource::new(file(&bytes), 0..bytes.len() as u64, "table", 0).expect("a range");
         session.register_resource(0, resource, resource_of).expect("registered");
     }
-    for round in 0..20 {
-        let tickets: Vec<_> = (0..48).map(|n| session.submit(load(n % 8)).expect("submitted")).collect();
-        if round % 2 == 0 {
+    for round in 0..40 {
+        let which = |n: u32| (n * 5 + round * 3 + n / 8) % 8;
+        let tickets: Vec<_> =
+            (0..48).map(|n| (which(n), session.submit(load(which(n))).expect("submitted"))).collect();
+        if round % 4 != 3 {
             session.restart(WAIT).expect("restarted");
         }
-        for (n, ticket) in (0_u64..).zip(tickets) {
-            assert_eq!(session.wait(ticket, WAIT).expect("loaded").result(), 1000 * (n % 8 + 1));
+        for (resource, ticket) in tickets {
+            let loaded = session.wait(ticket, WAIT).expect("loaded").result();
+            assert_eq!(loaded, 1000 * (u64::from(resource) + 1), "{round}");
         }
     }
 }
@@ -149,4 +152,68 @@ fn a_batch_that_waits_for_io_is_served_and_dispatched_again() {
     let mut bytes = [0; 100];
     megakernel.backend().read_buffer(table.buffer, table.byte_offset, &mut bytes).expect("inside");
     assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == if (10..74).contains(&at) { 7 } else { 0 }));
+}
+
+#[test]
+fn what_was_answered_while_an_older_item_awaits_io_is_not_run_again() {
+    let megakernel = builder(Arc::new(CpuBackend::new())).build().expect("a megakernel");
+    let big = 64 << 20;
+    let options = SessionOptions::new().bind_zeroed("table", big);
+    let session = megakernel.start_with(options).expect("a session");
+    let sparse = tempfile::tempfile().expect("a file");
+    sparse.set_len(big).expect("sparse");
+    let resource = IoResource::new(sparse, 0..big, "table", 0).expect("a range");
+    session.register_resource(0, 1, resource).expect("registered");
+    let miss = session.submit(load(1)).expect("submitted");
+    for n in 1..=10 {
+        let ticket = session.submit(item(TOTAL, &[1])).expect("submitted");
+        assert_eq!(session.wait(ticket, WAIT).expect("answered").result(), n);
+    }
+    let kept: Vec<_> = (0..10).map(|_| session.submit(item(TOTAL, &[1])).expect("submitted")).collect();
+    for ticket in &kept {
+        while session.poll(ticket).expect("ours").is_none() {
+            std::thread::yield_now();
+        }
+    }
+    assert!(session.poll(&miss).expect("ours").is_none(), "64 MiB were read in no time");
+    session.restart(WAIT).expect("restarted");
+    assert_eq!(session.wait(miss, WAIT).expect("loaded").result(), big);
+    let ticket = session.submit(item(TOTAL, &[1])).expect("submitted");
+    assert_eq!(session.wait(ticket, WAIT).expect("answered").result(), 21);
+    let sum: u64 = kept.iter().map(|ticket| session.wait(ticket, WAIT).expect("kept").result()).sum();
+    assert_eq!(sum, (11..=20).sum());
+    session.stop().expect("stopped");
+    // The miss was ended by its answer, not by its handler.
+    assert_eq!(session.telemetry().done, 21);
+}
+
+#[test]
+fn a_kernel_takes_no_answer_and_the_host_no_request_of_an_earlier_one() {
+    let big = 64 << 20;
+    let megakernel = builder(Arc::new(CpuBackend::new())).build().expect("a megakernel");
+    let session = megakernel.start_with(SessionOptions::new().bind_zeroed("table", big)).expect("a session");
+    for (id, bytes) in [(1, 100), (2, big), (3, 10)] {
+        let sparse = tempfile::tempfile().expect("a file");
+        sparse.set_len(bytes).expect("sparse");
+        let resource = IoResource::new(sparse, 0..bytes, "table", 0).expect("a range");
+        session.register_resource(0, id, resource).expect("registered");
+    }
+    let submit = |resource| session.submit(load(resource)).expect("submitted");
+    let loaded = |ticket| session.wait(ticket, WAIT).expect("loaded").result();
+    assert_eq!(loaded(submit(1)), 100);
+    // Request 1 of the first kernel, and still being served when it is request 0 of the second.
+    let slow = submit(2);
+    while session.telemetry().occupancy.waiting == 0 {
+        std::thread::yield_now();
+    }
+    session.restart(WAIT).expect("restarted");
+    assert_eq!(loaded(submit(3)), 10);
+    assert_eq!(loaded(slow), big);
+    // The pages of the first kernel are those of the third; what it asked for is not asked for again.
+    session.restart(WAIT).expect("restarted");
+    for n in 0..500 {
+        let ticket = session.submit(item(ADD_ONE, &[n])).expect("submitted");
+        session.wait(ticket, WAIT).expect("answered");
+    }
+    assert_eq!(loaded(submit(3)), 10);
 }

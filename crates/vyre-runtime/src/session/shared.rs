@@ -181,6 +181,18 @@ impl Shared {
         tracked: bool,
     ) -> Result<u64, MegakernelError> {
         let shutdown = self.admit(images)?;
+        self.publish_admitted(images, payloads, tracked, shutdown)
+    }
+
+    /// The same once the gate was seen open, which it may no longer be.
+    #[inline]
+    fn publish_admitted(
+        &self,
+        images: &[SlotImage],
+        payloads: Option<&mut [Option<ArenaRange>]>,
+        tracked: bool,
+        shutdown: bool,
+    ) -> Result<u64, MegakernelError> {
         let submitted_at = self.latency.as_ref().map(|latency| latency.now());
         let published = match (payloads, tracked) {
             (None, true) => self.ring.submit_batch(images).map(keep),
@@ -341,4 +353,27 @@ fn keep(tickets: vyre_driver::ring::Tickets<'_>) -> u64 {
         ticket.into_raw();
     });
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use vyre_cpu::CpuBackend;
+
+    use super::*;
+    use crate::megakernel::Megakernel;
+
+    #[test]
+    fn an_item_that_slips_through_a_closing_gate_is_answered() {
+        let megakernel = Megakernel::bootstrap(Arc::new(CpuBackend::new())).expect("a megakernel");
+        let nop = SlotImage::new(opcode::NOP, [0; 12]);
+        for (gate, fault) in [(Gate::Stopped, Fault::Abandoned), (Gate::Lost, Fault::DeviceLost)] {
+            let session = megakernel.start().expect("a session");
+            session.stop().expect("stopped");
+            let shared = session.shared();
+            shared.set_gate(gate);
+            let position = shared.publish_admitted(&[nop], None, true, false).expect("published");
+            let answer = shared.ring.poll_raw(shared.ring.raw(position)).expect("a ticket");
+            assert_eq!(answer.and_then(|completion| completion.as_fault()), Some(fault));
+        }
+    }
 }
