@@ -46,8 +46,10 @@ pub(super) struct Control {
     pub(super) shutting_down: Mutex<()>,
     /// Threads that have not left.
     threads: Mutex<u32>,
-    /// A thread has left, or the phase has changed.
+    /// A thread has left, the phase has changed, or workers that nap are wanted.
     changed: Condvar,
+    /// Workers that nap. Only a hint.
+    napping: AtomicU32,
 }
 
 impl Control {
@@ -58,6 +60,7 @@ impl Control {
             shutting_down: Mutex::new(()),
             threads: Mutex::new(0),
             changed: Condvar::new(),
+            napping: AtomicU32::new(0),
         }
     }
 
@@ -83,6 +86,22 @@ impl Control {
 
     fn threads(&self) -> MutexGuard<'_, u32> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until roused, or for a while. A call that comes just before is missed; the while is short.
+    pub(super) fn nap(&self, limit: Duration) {
+        let threads = self.threads();
+        self.napping.fetch_add(1, Ordering::Relaxed);
+        drop(self.changed.wait_timeout(threads, limit));
+        self.napping.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Wakes workers that nap.
+    pub(super) fn rouse(&self) {
+        if self.napping.load(Ordering::Relaxed) > 0 {
+            let _threads = self.threads();
+            self.changed.notify_all();
+        }
     }
 
     fn leave(&self) {

@@ -16,7 +16,11 @@ use super::runner::{BATCH, Outcome, Runner, was_stopped};
 const SPINS: u32 = 64;
 const YIELDS: u32 = 16;
 
-/// The longest a worker sleeps. The waiter's own limit is shorter; this one only says that there is one.
+/// How often all workers sleep on the doorbell, which means a look every 100 us, before all but the first
+/// nap instead. The first one rouses the others when there is work again.
+const WATCHES: u32 = 100;
+
+/// The longest a worker sleeps.
 const NAP: Duration = Duration::from_millis(1);
 
 /// What a turn of the loop achieved.
@@ -80,7 +84,12 @@ impl Worker {
                 turn = Turn::Progress;
             }
             match turn {
-                Turn::Progress => idle = 0,
+                Turn::Progress => {
+                    if idle > SPINS {
+                        self.shared.control.rouse();
+                    }
+                    idle = 0;
+                }
                 // Whoever runs again and again waits for something that others do: let them.
                 Turn::Requeued => {
                     idle = 0;
@@ -88,7 +97,7 @@ impl Worker {
                 }
                 Turn::Idle if phase != Phase::Running => return,
                 Turn::Idle => {
-                    idle += 1;
+                    idle = idle.saturating_add(1);
                     self.rest(idle);
                 }
             }
@@ -105,6 +114,10 @@ impl Worker {
             if idle > SPINS + YIELDS + 1 {
                 // Not before the first nap: items that come one by one would pay for a copy each.
                 shared.mirrors.copy_if_stale(&shared.view);
+            }
+            if idle > SPINS + YIELDS + WATCHES && self.number > 0 {
+                shared.control.nap(NAP);
+                return;
             }
             shared.idle.park(NAP, || {
                 let claimable = !self.held_back && shared.rings.iter().any(Ring::is_ready);
