@@ -237,14 +237,12 @@ fn trap<const W: usize>((trapped, codes): (&mut u32, &mut [u32; W]), lanes: u32,
 fn advance<const W: usize>(registers: &Registers<W>, inst: &Inst) -> u32 {
     let counter: &mut [u32; W] = registers.row_mut(inst.d);
     let (step, end): (&[u32; W], &[u32; W]) = (registers.row(inst.a), registers.row(inst.b));
-    let mut lanes = 0;
     for lane in 0..W {
-        let next = counter[lane].wrapping_add(step[lane]);
-        // A counter that wrapped is below what it was.
-        lanes |= if next < end[lane] && next >= step[lane] { 1 << lane } else { 0 };
-        counter[lane] = next;
+        counter[lane] = counter[lane].wrapping_add(step[lane]);
     }
-    lanes
+    // A counter that wrapped is below the step.
+    lanes_where(counter, end, |counter, end| counter < end)
+        & lanes_where(counter, step, |counter, step| counter >= step)
 }
 
 /// Finds the target of each active lane, once for each distinct value.
