@@ -1,6 +1,6 @@
 //! What happens after a device loss: decide once, rebuild once, run again once.
 //!
-//! A loss is recognised by [`BackendError::is_device_loss`], never by words. [`Recoverable`] holds what was
+//! A loss is recognised by [`BackendError::is_device_loss`], never by words. `Recoverable` holds what was
 //! built for one device generation. However many threads notice that it is gone, one of them recovers the
 //! backend and builds again, and the others wait for what it got, good or bad. A rebuild that fails leaves
 //! the old build in place, where every use of it answers with the loss again, and hands out the backend's

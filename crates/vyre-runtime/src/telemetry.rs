@@ -3,7 +3,7 @@
 //! Every number is counted by whoever did the thing: items and outcomes by the device, in counters that its
 //! kernel mirrors to the host at every heartbeat; tickets by the ring; latency by the thread that saw the
 //! acknowledgement. Nothing is computed from what ought to have happened. The device's counters are 32 bits
-//! wide and wrap; [`Totals`] widens them by looking more often than they can wrap.
+//! wide and wrap; `Totals` widens them by looking more often than they can wrap.
 //!
 //! Latency costs two clock readings an item and is off unless asked for.
 

@@ -123,6 +123,11 @@ fn lost_state_is_not_touched_until_its_loss_is_accepted() {
     session.accept_state_loss();
     assert_eq!(answer(&session, &submit(&session, TOTAL, &[2])), Ok(42));
     session.submit(store).map(drop).expect("accepted");
+    backend.lose("again");
+    until_recovered(&session, 2);
+    let last = session.submit(SlotDescriptor::new(BuiltinOpcode::Shutdown)).expect("touches nothing");
+    assert!(matches!(session.submit(item(ADD_ONE, &[])), Err(MegakernelError::SessionClosed { .. })));
+    assert_eq!(answer(&session, &last), Ok(0));
 }
 
 #[test]

@@ -60,6 +60,26 @@ pub use self::ticket::{Payload, Ticket, Tickets};
 pub use self::window::SubmittedWindow;
 
 /// A running megakernel. See the [module documentation](self).
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use vyre_cpu::CpuBackend;
+/// use vyre_runtime::{Megakernel, OpcodeHandler, SlotDescriptor};
+///
+/// const ADD_ONE: u32 = 0x40;
+///
+/// let megakernel = Megakernel::builder(Arc::new(CpuBackend::new()))
+///     .handler(OpcodeHandler::new(ADD_ONE, "add_one", |h| h.complete(h.arg(0) + 1)))
+///     .build()?;
+/// let session = megakernel.start()?;
+/// let ticket = session.submit(SlotDescriptor::new(ADD_ONE).args([7]))?;
+/// let done = session.wait(ticket, Duration::from_secs(1))?;
+/// assert_eq!(done.result(), 8);
+/// session.stop()?;
+/// # Ok::<(), vyre_runtime::MegakernelError>(())
+/// ```
 #[derive(Clone)]
 pub struct PersistentSession {
     handle: Arc<Handle>,
@@ -319,10 +339,7 @@ impl PersistentSession {
     /// Lets items run again that touch volatile device state, after a loss that no restore hook made good.
     /// What they find is zeros, and whatever was uploaded since.
     pub fn accept_state_loss(&self) {
-        let (from, to) = (Gate::StateLost as u8, Gate::Open as u8);
-        let gate = &self.shared().gate;
-        // An error means that there is nothing to accept.
-        let _ = gate.compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed);
+        self.shared().swap_gate(Gate::StateLost, Gate::Open);
     }
 
     /// Raises the limit of a tenant's quota.

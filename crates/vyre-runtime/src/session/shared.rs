@@ -154,6 +154,11 @@ impl Shared {
         self.gate.store(gate as u8, Ordering::SeqCst);
     }
 
+    /// Moves the gate, if it is where it is said to be.
+    pub(super) fn swap_gate(&self, from: Gate, to: Gate) -> bool {
+        self.gate.compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
     pub(super) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Relaxed))
     }
@@ -210,12 +215,9 @@ impl Shared {
         }
         if shutdown {
             // Whoever was faster gets an answer when the kernel has gone.
-            let _ = self.gate.compare_exchange(
-                Gate::Open as u8,
-                Gate::ShuttingDown as u8,
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            );
+            for open in [Gate::Open, Gate::StateLost] {
+                self.swap_gate(open, Gate::ShuttingDown);
+            }
         }
         if let Some(running) = self.kernel.load().as_ref() {
             running.0.ring_doorbell();
