@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
 use crate::layout::{RegionConfig, RegionLayout};
 use crate::ring::RingError;
@@ -66,6 +66,15 @@ impl SharedRegion {
     pub fn read_only(&self) -> Result<SharedRegion, RingError> {
         let fd = self.fd.try_clone().map_err(|source| RingError::Os { call: "dup", source })?;
         SharedRegion::from_fd(fd, false)
+    }
+
+    /// Gives the region's memory back to the system although mappings of it remain: what is read there from
+    /// now on is zero until somebody writes. For the d2h region of a dead incarnation, once every producer
+    /// has turned to the next one; they keep the old one mapped.
+    pub fn discard(&self) -> Result<(), RingError> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.fd, hole, 0, self.len())
+            .map_err(|errno| RingError::os("fallocate", errno))
     }
 
     /// Size in bytes.

@@ -135,6 +135,8 @@ fn a_read_only_mapping_takes_no_store() -> Outcome {
     assert!(matches!(d2h.copy_in(0, &[1]), Err(RingError::ReadOnly)));
     assert!(matches!(RingConsumer::new(&regions, 0), Err(RingError::ReadOnly)));
     assert!(matches!(DeviceIo::new(&regions), Err(RingError::ReadOnly)));
+    // Its memory can be given back all the same.
+    regions.d2h.discard()?;
     // The host's halves need no more.
     RingProducer::new(&regions, 0, ProducerOptions::default())?;
     HostIo::new(&regions)?;
@@ -158,6 +160,14 @@ fn accesses_outside_or_askew_are_refused() -> Outcome {
         region.copy_out(offset, &mut back)?;
         assert_eq!(bytes, back);
     }
+    let other = region.read_only()?;
+    region.discard()?;
+    let mut back = [1; 100];
+    other.copy_out(0, &mut back)?;
+    assert_eq!(back, [0; 100]);
+    region.copy_in(0, &bytes)?;
+    other.copy_out(0, &mut back)?;
+    assert_eq!(bytes, back);
     Ok(())
 }
 
