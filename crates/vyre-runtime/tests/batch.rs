@@ -351,6 +351,32 @@ fn a_batch_that_never_ends_meets_its_deadline() {
 }
 
 #[test]
+fn threads_share_a_megakernel() {
+    let megakernel = small();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u32 {
+            let megakernel = &megakernel;
+            scope.spawn(move || {
+                let mut batch = megakernel.batch_buffers();
+                for round in 0..50 {
+                    batch.ring = megakernel.batch_buffers().ring;
+                    for slot in 0..16 {
+                        let item = SlotDescriptor::new(ADD_ONE).args([thread * 1000 + round * 16 + slot]);
+                        batch.ring.publish(slot as usize, &item).expect("free");
+                    }
+                    megakernel.dispatch(&mut batch, &DispatchOptions::default()).expect("runs");
+                    for slot in 0..16 {
+                        let completion = batch.ring.completion(slot as usize).expect("well formed");
+                        assert_eq!(completion.result, u64::from(thread * 1000 + round * 16 + slot + 1));
+                    }
+                }
+                assert_eq!(batch.control.done_count(), 50 * 16);
+            });
+        }
+    });
+}
+
+#[test]
 fn buffers_of_another_megakernel_are_refused() {
     let (ours, other) = (small(), Megakernel::bootstrap(cpu()).expect("the default"));
     let mut buffers = other.batch_buffers();
@@ -373,6 +399,15 @@ fn geometry_and_identity() {
     assert_eq!((one.slot_count(), one.workgroup_size_x(), one.worker_groups()), (768, 256, 3));
     assert_eq!(one.pipeline_id(), two.pipeline_id());
     assert_eq!(cache.len(), 1);
+    // Another backend of the same identity has other buffers.
+    let other = Megakernel::builder(cpu()).pipeline_cache(Arc::clone(&cache)).handler(add_one());
+    let other = other.build().expect("built");
+    for megakernel in [&other, &two] {
+        let mut batch = megakernel.batch_buffers();
+        batch.ring.publish(0, &SlotDescriptor::new(ADD_ONE).args([1])).expect("free");
+        megakernel.dispatch(&mut batch, &DispatchOptions::default()).expect("runs");
+        assert_eq!(batch.ring.completion(0).expect("well formed").result, 2);
+    }
     let jit = Megakernel::bootstrap_jit(backend, |h| h.complete(h.arg(0) * h.arg(1))).expect("built");
     assert_ne!(jit.pipeline_id().program, one.pipeline_id().program);
     let mut batch = jit.batch_buffers();

@@ -207,10 +207,6 @@ impl ControlBuffer {
         self.layout
     }
 
-    pub(super) fn set_limit(&mut self, slots: u32) {
-        set_word(&mut self.bytes, header::LIMIT as usize, slots);
-    }
-
     fn window(&self, tenant: u16) -> Result<TenantWindow, MegakernelError> {
         self.check(tenant)?;
         let field = |field| self.tenant_word(tenant.into(), field);

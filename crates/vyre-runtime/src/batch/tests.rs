@@ -5,7 +5,6 @@ use std::sync::Arc;
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, Generation};
 use vyre_foundation::DataType;
-use vyre_foundation::builder::Operand;
 
 use super::{BatchBuffers, DispatchOptions};
 use crate::descriptor::SlotDescriptor;

@@ -157,6 +157,10 @@ pub const VECTORS: &[Vector] = &[
     Vector::new("step in no table", opcode::DFA_STEP, &[2, 0, 0]).fault(Fault::Bounds),
     Vector::new("step from no state", opcode::DFA_STEP, &[1, 3, 0]).fault(Fault::Bounds),
     Vector::new("step over no byte", opcode::DFA_STEP, &[1, 0, 256]).fault(Fault::Bounds),
+    // BATCH_FENCE items before, word; what it completes with depends on the fences before it
+    Vector::new("fence without observables", opcode::BATCH_FENCE, &[0, 7])
+        .tenant(NO_WINDOW)
+        .fault(Fault::Bounds),
     // PACKED_SLOT
     Vector::new("packed: the last result, in order", opcode::PACKED_SLOT, &[0x0001_0402, 0x0202, 7, 3, 5, 3])
         .done(7)

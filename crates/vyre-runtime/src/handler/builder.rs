@@ -40,7 +40,8 @@ impl<'f> HandlerBuilder<'f> {
         self.item.tenant
     }
 
-    /// The item's flags, a `u32`.
+    /// The item's flags, a `u32`: its priority, and [`RESUMED`](vyre_driver::protocol::flags::RESUMED) once it
+    /// was requeued.
     pub fn flags(&self) -> Var {
         self.item.flags
     }

@@ -6,7 +6,7 @@ use vyre_foundation::ScalarType::{Bool, U32};
 use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, Operand, ProgramBuilder, Value, Var};
 use vyre_foundation::{Axis, Builtin, Granularity};
 
-use super::body::{ItemScope, SHORT_RESULTS, handler_function, item_function};
+use super::body::{ItemScope, handler_function, item_function};
 use super::buffers::{ItemBuffers, declare_workgroup};
 use super::builtins;
 use super::handlers::HandlerTable;
@@ -115,7 +115,7 @@ pub(crate) fn workgroup_functions(
         let mut f = FunctionBuilder::new("count_once");
         let [place, tenant, status] = ["place", "tenant", "status"].map(|name| f.param(name, U32));
         f.if_(Value::from(Builtin::LocalId(Axis::X)).eq_(0), |f| {
-            f.atomic_add(buffers.counters, place + header::WORDS, 1);
+            f.atomic_add(buffers.counters, place + StateLayout::counter(0), 1);
             f.call(&count, (tenant, status));
         });
         f.finish()
@@ -223,8 +223,7 @@ fn run(targets: &[Target], buffers: &ItemBuffers) -> vyre_foundation::Function {
     for ty in ITEM_RESULTS {
         f.result(ty);
     }
-    f.atomic_add(buffers.counters, place + header::WORDS, 1);
-    debug_assert_eq!(StateLayout::counter(0), header::WORDS);
+    f.atomic_add(buffers.counters, place + StateLayout::counter(0), 1);
     f.switch(place, |arms| {
         for target in targets {
             if let Some(function) = &target.function {
@@ -247,9 +246,8 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
     }
     let tenants = buffers.tenants;
     let row = f.let_("row", item.tenant * tenant_row::WORDS);
-    // Past the table, the load yields zero. A row that wraps round is no tenant of the table either.
-    let known = item.tenant.lt(tenants.len() / tenant_row::WORDS)
-        & (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
+    // Past the table, the load yields zero; the 16 bits of an id in a slot cannot make a row wrap round.
+    let known = (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
     f.if_(!known, |f| {
         f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
         f.ret(fault(Fault::UnknownTenant.code()));
@@ -339,7 +337,6 @@ fn fault(code: impl Into<Value>) -> Vec<Value> {
 
 /// A handler's outcome, zeros for the words it does not have.
 fn widened(outcome: Vec<Var>) -> Vec<Value> {
-    debug_assert!(outcome.len() == SHORT_RESULTS || outcome.len() == ITEM_RESULTS.len());
     let mut values: Vec<Value> = outcome.into_iter().map(Value::from).collect();
     values.resize(ITEM_RESULTS.len(), 0_u32.into());
     values

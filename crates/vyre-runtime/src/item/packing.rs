@@ -2,7 +2,7 @@
 
 use vyre_driver::Fault;
 use vyre_driver::protocol::{ARG_WORDS, opcode};
-use vyre_foundation::ScalarType::{Bool, U32};
+use vyre_foundation::ScalarType::U32;
 use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, Operand, ProgramBuilder, Value, Var};
 
 use super::body::PARAM_NAMES;
@@ -92,8 +92,7 @@ fn check(
         // An opcode that nobody has comes back without the flag.
         let packable = (found & PACKABLE).ne_(0) & opcode.ne_(opcode::BATCH_FENCE);
         f.if_(!(packable & begin.ge(least) & begin.le(total)), |f| f.ret(bad));
-        let allowed: Var = f.call_one(permitted, (row, found & 0xFFFF));
-        debug_assert_eq!(allowed.ty, Bool);
+        let allowed = f.call_one(permitted, (row, found & 0xFFFF));
         f.if_(!allowed, |f| f.ret(Fault::Permission.code()));
         f.assign(least, begin);
     });

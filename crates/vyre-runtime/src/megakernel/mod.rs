@@ -44,22 +44,6 @@ pub struct PipelineId {
 
 /// Handlers, tenants and tables on a backend. Batches are dispatched on it, sessions started from it, from
 /// any thread.
-///
-/// ```no_run
-/// # use std::sync::Arc;
-/// # fn open() -> Arc<dyn vyre_driver::VyreBackend> { unimplemented!() }
-/// use vyre_foundation::builder::Operand;
-/// use vyre_runtime::{DispatchOptions, Megakernel, OpcodeHandler, SlotDescriptor};
-///
-/// let megakernel = Megakernel::builder(open())
-///     .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1)))
-///     .build()?;
-/// let mut batch = megakernel.batch_buffers();
-/// batch.ring.publish(0, &SlotDescriptor::new(0x40).args([7]))?;
-/// megakernel.dispatch(&mut batch, &DispatchOptions::default())?;
-/// assert_eq!(batch.ring.completion(0)?.result, 8);
-/// # Ok::<(), vyre_runtime::MegakernelError>(())
-/// ```
 pub struct Megakernel {
     geometry: Geometry,
     layout: StateLayout,
