@@ -161,6 +161,31 @@ fn a_file_longer_than_what_is_kept() {
 }
 
 #[test]
+fn a_slow_file_holds_nobody_up() {
+    // While one producer sorts two million matches, the others go round the ring; slots that it has not
+    // given back stop them, and must not stop all.
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = "x\tx\n";
+    let slow: Vec<u8> = vec![b'x'; 2 << 20];
+    let mut files = Vec::new();
+    for index in 0..24 {
+        let path = folder.path().join(format!("{index:02}"));
+        std::fs::write(&path, if index % 8 == 1 { slow.clone() } else { vec![b' '; 1 << 20] })
+            .expect("written");
+        files.push(path);
+    }
+    let scanner = scanner(rules);
+    let mut matches = Vec::new();
+    let each = |report: vyre::scan::FileReport| {
+        matches.push(report.outcome.expect("readable").len());
+        ControlFlow::Continue(())
+    };
+    scanner.scan(&files, each).expect("the scan ends");
+    let expected: Vec<_> = (0..24).map(|index| if index % 8 == 1 { 2 << 20 } else { 0 }).collect();
+    assert_eq!(matches, expected);
+}
+
+#[test]
 fn this_repository() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut paths: Vec<PathBuf> =
