@@ -48,7 +48,7 @@ impl<const W: usize> Registers<W> {
         Self: Bank<T, W>,
     {
         let a: &[T; W] = self.row(inst.a);
-        self.set_mask(inst.d, lanes_where(a, a, |a, _| f(a)));
+        self.set_mask(inst.d, lanes_where::<W>(|lane| f(a[lane])));
     }
 
     #[inline(always)]
@@ -56,7 +56,8 @@ impl<const W: usize> Registers<W> {
     where
         Self: Bank<T, W>,
     {
-        self.set_mask(inst.d, lanes_where(self.row(inst.a), self.row(inst.b), f));
+        let (a, b): (&[T; W], &[T; W]) = (self.row(inst.a), self.row(inst.b));
+        self.set_mask(inst.d, lanes_where::<W>(|lane| f(a[lane], b[lane])));
     }
 
     #[inline(always)]
@@ -262,18 +263,19 @@ fn each2<T: Lane, U: Lane, D: Lane, const W: usize>(
 
 /// The lanes in which a test holds, one bit each.
 #[inline(always)]
-pub(super) fn lanes_where<T: Lane, const W: usize>(
-    a: &[T; W],
-    b: &[T; W],
-    test: impl Fn(T, T) -> bool,
-) -> u32 {
+pub(super) fn lanes_where<const W: usize>(test: impl Fn(usize) -> bool) -> u32 {
+    if W < 4 {
+        return (0..W).fold(0, |lanes, lane| lanes | u32::from(test(lane)) << lane);
+    }
     let mut lanes = 0;
-    for (at, (a, b)) in (0..).step_by(4).zip(a.chunks(4).zip(b.chunks(4))) {
+    // From the last to the first, one after the other: with shifts of its own for each, the compiler would
+    // put the four bits back into vectors to shift them.
+    for first in (0..W).step_by(4).rev() {
         let mut truths = [0_u32; 4];
-        for (truth, (&a, &b)) in truths.iter_mut().zip(a.iter().zip(b)) {
-            *truth = if test(a, b) { u32::MAX } else { 0 };
+        for (truth, lane) in truths.iter_mut().zip(first..W) {
+            *truth = if test(lane) { u32::MAX } else { 0 };
         }
-        lanes |= sign_bits(truths) << at;
+        lanes = lanes << 4 | sign_bits(truths);
     }
     lanes
 }

@@ -139,11 +139,8 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
                 }
             }
             Code::ForTest => {
-                active &= lanes_where(
-                    Bank::<u32, W>::row(&registers, inst.a),
-                    registers.row(inst.b),
-                    |counter, end| counter < end,
-                );
+                let (counter, end): (&[u32; W], &[u32; W]) = (registers.row(inst.a), registers.row(inst.b));
+                active &= lanes_where::<W>(|lane| counter[lane] < end[lane]);
                 registers.set_mask(inst.c, active);
                 if active == 0 {
                     at = inst.t as usize;
@@ -241,8 +238,7 @@ fn advance<const W: usize>(registers: &Registers<W>, inst: &Inst) -> u32 {
         counter[lane] = counter[lane].wrapping_add(step[lane]);
     }
     // A counter that wrapped is below the step.
-    lanes_where(counter, end, |counter, end| counter < end)
-        & lanes_where(counter, step, |counter, step| counter >= step)
+    lanes_where::<W>(|lane| (counter[lane] < end[lane]) & (counter[lane] >= step[lane]))
 }
 
 /// Finds the target of each active lane, once for each distinct value.
@@ -254,7 +250,7 @@ fn resolve<const W: usize>(registers: &Registers<W>, flat: &Flat, inst: &Inst, a
     while rest != 0 {
         let value = selector[first_lane(rest) % W];
         let target = table.target(value);
-        let same = lanes_where(selector, &[value; W], |a, b| a == b) & rest;
+        let same = lanes_where::<W>(|lane| selector[lane] == value) & rest;
         for (lane, slot) in targets.iter_mut().enumerate() {
             *slot = if same & 1 << lane != 0 { target } else { *slot };
         }
@@ -276,7 +272,7 @@ fn next_case<const W: usize>(
     }
     let targets: &[u32; W] = registers.row(targets);
     let target = targets[first_lane(rest) % W];
-    let same = lanes_where(targets, &[target; W], |a, b| a == b) & rest;
+    let same = lanes_where::<W>(|lane| targets[lane] == target) & rest;
     registers.set_mask(inst.b, rest & !same);
     (target as usize, same)
 }
