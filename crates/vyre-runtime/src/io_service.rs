@@ -107,40 +107,55 @@ impl IoResources {
     /// Serves one request. Its offset counts from the start of the resource's range; 0 bytes stand for
     /// everything from there on, and destination 0 for the resource's own place, the only one there is.
     /// `deliver` stores bytes in a bound buffer.
-    pub(crate) fn serve(&self, request: &IoRequest, deliver: &mut Deliver<'_>) -> IoReply {
+    ///
+    /// An error means that the device that asked is lost, and nobody is left to be answered.
+    pub(crate) fn serve(
+        &self,
+        request: &IoRequest,
+        deliver: &mut Deliver<'_>,
+    ) -> Result<IoReply, MegakernelError> {
         match self.try_serve(request, deliver) {
-            Ok(bytes) => IoReply::Done { bytes },
-            Err(errno) => {
+            Ok(bytes) => Ok(IoReply::Done { bytes }),
+            Err(Refusal::Lost(error)) => Err(error),
+            Err(Refusal::Errno(errno)) => {
                 tracing::warn!(?request, errno, "an IO request failed");
-                IoReply::Failed { errno }
+                Ok(IoReply::Failed { errno })
             }
         }
     }
 
-    fn try_serve(&self, request: &IoRequest, deliver: &mut Deliver<'_>) -> Result<u32, u32> {
+    fn try_serve(&self, request: &IoRequest, deliver: &mut Deliver<'_>) -> Result<u32, Refusal> {
         if request.operation != io::READ {
-            return Err(errno::NOSYS);
+            return Err(Refusal::Errno(errno::NOSYS));
         }
         if request.destination != 0 {
-            return Err(errno::INVAL);
+            return Err(Refusal::Errno(errno::INVAL));
         }
         let resource = {
             let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
             entries.get(&(request.tenant, request.source)).cloned()
         };
-        let resource = resource.ok_or(errno::NOENT)?;
+        let resource = resource.ok_or(Refusal::Errno(errno::NOENT))?;
         let available = resource.range.end - resource.range.start;
         let wanted = match (available.checked_sub(request.offset), u64::from(request.bytes)) {
             (Some(rest), 0) => rest,
             (Some(rest), bytes) if bytes <= rest => bytes,
-            _ => return Err(errno::INVAL),
+            _ => return Err(Refusal::Errno(errno::INVAL)),
         };
         // A reply counts bytes in one word.
         if u32::try_from(wanted).is_err() {
-            return Err(errno::INVAL);
+            return Err(Refusal::Errno(errno::INVAL));
         }
         read(&resource, request.offset, wanted, deliver)
     }
+}
+
+/// Why a request was not served.
+enum Refusal {
+    /// As an OS error number, for the item.
+    Errno(u32),
+    /// The device is lost.
+    Lost(MegakernelError),
 }
 
 impl Megakernel {
@@ -149,8 +164,7 @@ impl Megakernel {
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::MalformedBuffer`] for a queue that is none. What cannot be read is no error: its
-    /// item faults.
+    /// [`MegakernelError::Backend`] after a device loss. What cannot be read is no error: its item faults.
     pub fn serve_io(
         &self,
         resources: &IoResources,
@@ -165,7 +179,7 @@ impl Megakernel {
                 let written = self.backend().write_buffer(bound.buffer, at, bytes);
                 written.map_err(MegakernelError::backend("store what was read"))
             });
-            queue.reply(*place, reply)?;
+            queue.reply(*place, reply?)?;
         }
         Ok(requests.len())
     }
@@ -179,8 +193,8 @@ fn no_such_buffer(name: &str) -> MegakernelError {
     }
 }
 
-/// Reads until `wanted` bytes are delivered or the file ends; the error is an OS error number.
-fn read(resource: &IoResource, offset: u64, wanted: u64, deliver: &mut Deliver<'_>) -> Result<u32, u32> {
+/// Reads until `wanted` bytes are delivered or the file ends.
+fn read(resource: &IoResource, offset: u64, wanted: u64, deliver: &mut Deliver<'_>) -> Result<u32, Refusal> {
     let mut buffer = vec![0; CHUNK.min(wanted as usize)];
     let mut done = 0;
     while done < wanted {
@@ -190,11 +204,15 @@ fn read(resource: &IoResource, offset: u64, wanted: u64, deliver: &mut Deliver<'
             Ok(0) => break,
             Ok(got) => got,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.raw_os_error().map_or(errno::IO, |number| number as u32)),
+            Err(error) => {
+                return Err(Refusal::Errno(error.raw_os_error().map_or(errno::IO, |number| number as u32)));
+            }
         };
         let Some(bytes) = chunk.get(..got) else { break };
-        let at = resource.byte_offset.checked_add(offset + done).ok_or(errno::INVAL)?;
-        deliver(&resource.binding, at, bytes).map_err(|_| errno::INVAL)?;
+        let at = resource.byte_offset.checked_add(offset + done).ok_or(Refusal::Errno(errno::INVAL))?;
+        deliver(&resource.binding, at, bytes).map_err(|error| {
+            if error.is_device_loss() { Refusal::Lost(error) } else { Refusal::Errno(errno::INVAL) }
+        })?;
         done += got as u64;
     }
     Ok(done as u32)
@@ -257,6 +275,7 @@ mod tests {
                 out[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
                 Ok(())
             });
+            let answer = answer.expect("no device is lost");
             assert_eq!(answer, expected, "{ask:?}");
             if let IoReply::Done { bytes } = answer {
                 let (range, to) = if ask.source == 7 { (100, 16) } else { (199_000, 0) };
@@ -278,11 +297,12 @@ mod tests {
             got.extend_from_slice(bytes);
             Ok(())
         });
+        let answer = answer.expect("no device is lost");
         assert_eq!((answer, got.as_slice()), (IoReply::Done { bytes: 5 }, b"newer".as_slice()));
         assert!(resources.unregister(0, 1));
         assert!(!resources.unregister(0, 1));
         let answer = resources.serve(&ask(0, io::READ, 1, 0, 0), &mut |_, _, _| Ok(()));
-        assert_eq!(answer, IoReply::Failed { errno: errno::NOENT });
+        assert_eq!(answer.expect("no device is lost"), IoReply::Failed { errno: errno::NOENT });
     }
 
     #[test]

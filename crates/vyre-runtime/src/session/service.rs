@@ -188,7 +188,10 @@ impl Shared {
             let reply = self
                 .io
                 .serve(&request, &mut |binding, at, bytes| lock(&self.buffers).upload(binding, at, bytes));
-            self.reply(&queue, number, reply);
+            match reply {
+                Ok(reply) => self.reply(&queue, number, reply),
+                Err(error) => tracing::debug!(%error, "nobody is left to be answered"),
+            }
             self.io_waiting.fetch_sub(1, Ordering::Relaxed);
         }
         true
