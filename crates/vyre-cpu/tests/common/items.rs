@@ -93,6 +93,8 @@ pub fn programs() -> (ValidatedProgram, ValidatedProgram) {
             s.case([SPIN], |f| f.while_(true, |_| {}));
             s.case([TRAP], |f| f.trap(a0));
             s.case([COUNT_UP], |f| {
+                let resumed = f.let_("resumed", (bits & flags::RESUMED).ne_(0));
+                f.if_(resumed.ne_(a1.ne_(0)), |f| f.trap(98));
                 f.if_(a1.ge(a0), |f| done(f, a1.cast(ScalarType::U64)));
                 end(f, Status::Requeue as u32, 0_u64, &[a0.into(), a1 + 1]);
             });
