@@ -54,8 +54,8 @@ pub mod telemetry;
 pub mod tenant;
 
 pub use batch::{
-    BatchBuffers, BatchCompletion, BatchTarget, ControlBuffer, DebugLogBuffer, DispatchOptions, DispatchStats,
-    IoQueueBuffer, ResidentBatch, RingBuffer,
+    BatchBuffers, BatchCompletion, BatchTarget, ControlBuffer, DebugLogBuffer, DispatchOptions,
+    DispatchStats, IoQueueBuffer, ResidentBatch, RingBuffer,
 };
 pub use debug_log::{DebugLog, DebugRecord};
 pub use descriptor::{BatchDescriptor, Priority, Publish, SlotDescriptor, WindowClass, WindowDescriptor};

@@ -82,7 +82,9 @@ pub enum BuiltinOpcode {
     /// Completes after the `a0` items before it, all for 0; then `EPOCH += 1` and `observable[0] = a1`;
     /// result the epoch.
     BatchFence,
-    /// Asks the host to load resource `a0`; result the bytes loaded.
+    /// Asks the host to load resource `a0`; result the bytes loaded. `a1` is 1 for a prefetch, `a2` a
+    /// destination (0 for the one registered with the resource), `a3` and `a4` the low and high word of the
+    /// first byte, `a5` how many bytes (0 for all the rest).
     LoadMiss,
     /// Appends `{a0, a1, a2, ticket}` to the debug log; result 1, or 0 when the log was full.
     Printf,

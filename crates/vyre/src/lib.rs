@@ -38,3 +38,8 @@ pub use vyre_runtime::{
     BatchDescriptor, HandlerBinding, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
     SessionOptions, SlotDescriptor,
 };
+
+/// The README's snippets, compiled and run as they stand.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
