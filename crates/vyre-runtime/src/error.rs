@@ -14,7 +14,7 @@ use crate::opcode::SlotOpcode;
 #[non_exhaustive]
 pub enum MegakernelError {
     /// No free slot: take completions, or wait.
-    #[error("the ring of {capacity} slots is full; take completions first")]
+    #[error("the ring of {capacity} slots is full{}; take completions first", oldest(.oldest_untaken))]
     RingFull {
         /// Slots of the ring.
         capacity: u64,
@@ -42,7 +42,7 @@ pub enum MegakernelError {
         limit: usize,
     },
     /// More slots than there is room for.
-    #[error("{got} slots do not fit into the {limit} that there are")]
+    #[error("{got} slots do not fit into the {limit} that there are; send fewer, or start at a lower slot")]
     BatchTooLarge {
         /// Slots given.
         got: usize,
@@ -84,7 +84,7 @@ pub enum MegakernelError {
         tenant: u32,
     },
     /// A tenant may not use an opcode.
-    #[error("tenant {tenant} is not permitted to use {opcode}")]
+    #[error("tenant {tenant} is not permitted to use {opcode}; add it to `TenantConfig::permitting`")]
     PermissionDenied {
         /// The tenant's id.
         tenant: u16,
@@ -197,13 +197,16 @@ pub enum MegakernelError {
         source: RingError,
     },
     /// The item that was waited for ended in a fault. Its ticket is spent.
-    #[error("the item of ticket {ticket} ended in a fault with code {code:#x}")]
+    #[error(
+        "the item of ticket {ticket} ended in a fault with code {code:#x}, which of a packed slot is the index \
+         of the inner operation"
+    )]
     Faulted {
         /// The ticket.
         ticket: u64,
         /// The code word; of a packed slot, the index of the inner operation.
         code: u32,
-        /// What the code stands for, packed slots apart.
+        /// What the code stands for, unless the slot was packed: a completion does not say whether it was.
         #[source]
         fault: Fault,
     },
@@ -262,4 +265,8 @@ impl MegakernelError {
             _ => false,
         }
     }
+}
+
+fn oldest(ticket: &Option<u64>) -> String {
+    ticket.map(|ticket| format!(", ticket {ticket} the oldest not taken")).unwrap_or_default()
 }

@@ -23,7 +23,8 @@ use crate::recovery::{Built, MegakernelRecoveryPolicy};
 use crate::state::{StateLayout, debug_log, tenant_row};
 use crate::tenant::{TenantConfig, TenantTable};
 
-/// The binding through which handlers read the session's payload arena: `u8`, host-visible, read only.
+/// The binding through which handlers read the session's payload arena: `u8`, host-visible, read only. Only
+/// sessions have an arena: a megakernel whose handlers declare it needs `bind_bytes` for batch dispatch.
 pub const PAYLOAD_BINDING: &str = "payload";
 
 /// Bytes of the arena if a handler wants one and the options do not say.
