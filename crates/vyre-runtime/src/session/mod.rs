@@ -321,7 +321,10 @@ impl PersistentSession {
     pub fn stop(&self) -> Result<(), MegakernelError> {
         let shared = self.shared();
         let stopped = shared.stop(shared.options.stop_deadline);
-        shared.service.stop();
+        // Whoever was refused did not stop anything: the threads still serve the one who is stopping.
+        if !matches!(stopped, Err(MegakernelError::SessionClosed { .. })) {
+            shared.service.stop();
+        }
         stopped
     }
 

@@ -142,7 +142,9 @@ impl SessionOptions {
         self
     }
 
-    /// Is told about forgotten and detached items that end in a fault, on whatever thread notices.
+    /// Is told about forgotten and detached items that end in a fault, on the thread that renews the host's
+    /// lease: it must return at once. While it blocks for longer than the [`lease`](Self::lease), the kernel
+    /// leaves, and an item that was running then may run a second time.
     pub fn on_detached_fault(
         mut self,
         handler: impl Fn(u64, Completion) + Send + Sync + 'static,

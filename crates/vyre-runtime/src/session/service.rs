@@ -4,6 +4,7 @@
 //! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The second
 //! exists because a read may take long, and a lease may not wait for it.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle};
@@ -218,7 +219,13 @@ impl Shared {
         let faults = std::mem::take(&mut *lock(&self.detached_faults));
         for (position, completion) in faults {
             match handler {
-                Some(handler) => handler(position, completion),
+                // This thread renews the lease: a panic of the user's code must not end it.
+                Some(handler) => {
+                    let told = panic::catch_unwind(AssertUnwindSafe(|| handler(position, completion)));
+                    if told.is_err() {
+                        tracing::error!(position, "the handler of detached faults panicked");
+                    }
+                }
                 None => tracing::warn!(position, code = completion.code(), "a detached item faulted"),
             }
         }
