@@ -7,6 +7,10 @@
 //! These types say nothing about being well formed. Only [`crate::ValidatedProgram`] does, and only that
 //! type reaches a backend.
 //!
+//! Dropping and cloning take no stack, however deep statements and expressions are. Comparing, hashing and
+//! `{:?}` recurse: they are for what is no deeper than [`MAX_DEPTH`](crate::wire::MAX_DEPTH), as everything is
+//! that was validated, parsed or decoded.
+//!
 //! Absent on purpose, with their place kept: subgroup operations (expressions, behind a capability) and
 //! external functions (a [`Function`] without a body, one implementation per backend). Both arrive with
 //! the first GPU backend; the wire form has tags reserved for them.
@@ -131,7 +135,7 @@ pub struct Local {
 }
 
 /// A statement.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub enum Node {
     /// Defines a local, once.
     Let {
@@ -316,7 +320,7 @@ pub enum MemoryScope {
 }
 
 /// A value, without side effects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub enum Expr {
     /// A constant.
     Literal(Literal),

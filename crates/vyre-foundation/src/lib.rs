@@ -43,6 +43,7 @@
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
 pub mod builder;
+mod depth;
 #[cfg(feature = "filetest")]
 pub mod filetest;
 pub mod ir;

@@ -164,6 +164,7 @@ proptest! {
     fn any_program_round_trips(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         let program = any_program(&bytes);
         let encoded = wire::encode(&program).expect("any_program is bounded");
+        prop_assert_eq!(&program.clone(), &program);
         prop_assert_eq!(wire::decode(&encoded), Ok(program));
     }
 

@@ -2,6 +2,7 @@
 
 use crate::ir::{Node, Program};
 use crate::validate::Location;
+use crate::wire::MAX_DEPTH;
 
 /// Lines of a parsed text, counted from 1.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +52,7 @@ impl SourceMap {
                     return Some(lines.head);
                 }
                 let mut before = 0;
-                let found = find(&function.body, "body", path, &mut before);
+                let found = find(&function.body, "body", path, 1, &mut before);
                 found.then(|| lines.nodes.get(before).copied()).flatten()
             }
         }
@@ -59,7 +60,12 @@ impl SourceMap {
 }
 
 /// Counts the statements before the one at `path`; whether there is one. `to` is the path to the block.
-fn find(block: &[Node], to: &str, path: &str, before: &mut usize) -> bool {
+fn find(block: &[Node], to: &str, path: &str, depth: u32, before: &mut usize) -> bool {
+    let inner = depth + 1;
+    // No parsed program is deeper, and no map has lines for another.
+    if depth > MAX_DEPTH {
+        return false;
+    }
     block.iter().enumerate().any(|(index, node)| {
         let here = format!("{to}[{index}]");
         if here == path {
@@ -68,18 +74,19 @@ fn find(block: &[Node], to: &str, path: &str, before: &mut usize) -> bool {
         *before += 1;
         match node {
             Node::If { then, otherwise, .. } => {
-                find(then, &format!("{here}.then"), path, before)
-                    || find(otherwise, &format!("{here}.else"), path, before)
+                find(then, &format!("{here}.then"), path, inner, before)
+                    || find(otherwise, &format!("{here}.else"), path, inner, before)
             }
             Node::Switch { cases, default, .. } => {
                 let mut cases = cases.iter().enumerate();
-                cases.any(|(case, it)| find(&it.body, &format!("{here}.cases[{case}].body"), path, before))
-                    || find(default, &format!("{here}.default"), path, before)
+                cases.any(|(case, it)| {
+                    find(&it.body, &format!("{here}.cases[{case}].body"), path, inner, before)
+                }) || find(default, &format!("{here}.default"), path, inner, before)
             }
             Node::For { body, .. } | Node::While { body, .. } => {
-                find(body, &format!("{here}.body"), path, before)
+                find(body, &format!("{here}.body"), path, inner, before)
             }
-            Node::Block(body) => find(body, &format!("{here}.block"), path, before),
+            Node::Block(body) => find(body, &format!("{here}.block"), path, inner, before),
             _ => false,
         }
     })

@@ -178,7 +178,6 @@ pub struct Facts {
 pub fn validate(program: Program) -> Result<ValidatedProgram, ValidationErrors> {
     let mut report = Report::default();
     let Some(sizes) = shape::measure(&program, &mut report) else {
-        shape::dismantle(program);
         return Err(report.into_errors());
     };
     let Some(facts) = check(&program, &sizes, &mut report) else {

@@ -1,8 +1,8 @@
-//! Size and nesting, measured without recursion: what passes here may be walked recursively, and what does
-//! not is taken apart without recursion too.
+//! Size and nesting, measured without recursion: what passes here may be walked recursively.
 
 use super::error::{Location, ValidationErrorKind};
 use super::report::{Report, Step, at};
+use crate::depth::operands;
 use crate::ir::{Atomic, AtomicOp, Expr, Function, Node, Program};
 use crate::limits::{MAX_NESTING, MAX_NODES};
 
@@ -53,7 +53,7 @@ fn measure_node(node: &Node, total: &mut u64) -> Result<(), ValidationErrorKind>
         let mut inside = |part| pending.push((part, depth + 1));
         match part {
             Part::Node(node) => size += children(node, &mut inside),
-            Part::Expr(expr) => operands(expr, &mut |expr| inside(Part::Expr(expr))),
+            Part::Expr(expr) => operands(expr).for_each(|expr| inside(Part::Expr(expr))),
         }
         *total += size;
         if *total > MAX_NODES {
@@ -117,81 +117,4 @@ fn children<'p>(node: &'p Node, visit: &mut impl FnMut(Part<'p>)) -> u64 {
         Node::Break | Node::Continue | Node::WorkgroupBarrier | Node::GridBarrier => {}
     }
     0
-}
-
-/// Visits the operands of an expression.
-pub(super) fn operands<'p>(expr: &'p Expr, visit: &mut impl FnMut(&'p Expr)) {
-    match expr {
-        Expr::Literal(_) | Expr::Var(_) | Expr::BufferLen(_) | Expr::Builtin(_) => {}
-        Expr::Load { index: value, .. }
-        | Expr::Unary { value, .. }
-        | Expr::Cast { value, .. }
-        | Expr::Bitcast { value, .. } => visit(value),
-        Expr::Binary { left, right, .. } => {
-            visit(left);
-            visit(right);
-        }
-        Expr::Select { condition: a, if_true: b, if_false: c } | Expr::Fma { a, b, c } => {
-            visit(a);
-            visit(b);
-            visit(c);
-        }
-    }
-}
-
-/// Drops a program of any depth: the drop the compiler writes would recurse.
-pub(super) fn dismantle(program: Program) {
-    let mut nodes = program.entry.body;
-    nodes.extend(program.functions.into_iter().flat_map(|function| function.body));
-    let mut exprs = Vec::new();
-    while let Some(node) = nodes.pop() {
-        match node {
-            Node::Let { value, .. } | Node::Assign { value, .. } | Node::Trap(value) => exprs.push(value),
-            Node::Store { index, value, .. } => exprs.extend([index, value]),
-            Node::Atomic(Atomic { op, index, .. }) => {
-                exprs.push(index);
-                match op {
-                    AtomicOp::Load => {}
-                    AtomicOp::Store(value) | AtomicOp::Rmw(_, value) => exprs.push(value),
-                    AtomicOp::CompareExchange { expected, replacement } => {
-                        exprs.extend([expected, replacement]);
-                    }
-                }
-            }
-            Node::If { condition, then, otherwise } => {
-                exprs.push(condition);
-                nodes.extend(then);
-                nodes.extend(otherwise);
-            }
-            Node::Switch { selector, cases, default } => {
-                exprs.push(selector);
-                nodes.extend(cases.into_iter().flat_map(|case| case.body));
-                nodes.extend(default);
-            }
-            Node::For { start, end, body, .. } => {
-                exprs.extend([start, end]);
-                nodes.extend(body);
-            }
-            Node::While { condition, body } => {
-                exprs.push(condition);
-                nodes.extend(body);
-            }
-            Node::Block(body) => nodes.extend(body),
-            Node::Return(values) | Node::Call { args: values, .. } => exprs.extend(values),
-            Node::Break | Node::Continue | Node::WorkgroupBarrier | Node::GridBarrier => {}
-        }
-        while let Some(expr) = exprs.pop() {
-            match expr {
-                Expr::Literal(_) | Expr::Var(_) | Expr::BufferLen(_) | Expr::Builtin(_) => {}
-                Expr::Load { index: value, .. }
-                | Expr::Unary { value, .. }
-                | Expr::Cast { value, .. }
-                | Expr::Bitcast { value, .. } => exprs.push(*value),
-                Expr::Binary { left, right, .. } => exprs.extend([*left, *right]),
-                Expr::Select { condition: a, if_true: b, if_false: c } | Expr::Fma { a, b, c } => {
-                    exprs.extend([*a, *b, *c]);
-                }
-            }
-        }
-    }
 }

@@ -18,8 +18,8 @@
 
 use super::error::ValidationErrorKind;
 use super::report::{Report, Step, at, local_name, shown};
-use super::shape::operands;
 use super::spread::{Cause, Extent, Graph, Place, Spread};
+use crate::depth::operands;
 use crate::ir::{
     Atomic, AtomicOp, Axis, Builtin, Expr, Function, FunctionId, Granularity, MemorySpace, Node, Program,
     ProgramKind, VarId,
@@ -333,7 +333,7 @@ impl<'p> Walk<'p> {
             }
             _ => {}
         }
-        operands(value, &mut |operand| self.feed(operand, target));
+        operands(value).for_each(|operand| self.feed(operand, target));
     }
 
     fn require(&mut self, control: Place, extent: Extent, what: Barrier) {

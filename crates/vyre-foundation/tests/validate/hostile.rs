@@ -4,7 +4,7 @@ use std::thread;
 
 use vyre_foundation::builder::{FunctionBuilder, Operand, ProgramBuilder};
 use vyre_foundation::limits::MAX_REPORTED_ERRORS;
-use vyre_foundation::{Expr, Literal, Node, Program, UnaryOp, validate};
+use vyre_foundation::{BinaryOp, Expr, Literal, Node, Program, SwitchCase, UnaryOp, text, validate, wire};
 
 use super::{U32, accept, ignore, kernel, refuse_with};
 
@@ -14,25 +14,46 @@ fn with_entry(body: Vec<Node>) -> Program {
     program
 }
 
-/// Far deeper than any stack; the validator must refuse it, and drop it, without recursion.
+/// Far deeper than any stack: dropped, cloned, printed and refused without recursion.
 #[test]
 fn depth_does_not_overflow_the_stack() {
-    const DEPTH: usize = 1_000_000;
-    let small_stack = thread::Builder::new().stack_size(256 * 1024);
-    let run = small_stack.spawn(|| {
-        let mut expr = Expr::Literal(Literal::U32(0));
-        for _ in 0..DEPTH {
-            expr = Expr::Unary { op: UnaryOp::Not, value: Box::new(expr) };
-        }
-        refuse_with(with_entry(vec![Node::Trap(expr)]), "enclose one another");
-
-        let mut body = vec![];
-        for _ in 0..DEPTH {
-            body = vec![Node::Block(body)];
-        }
-        refuse_with(with_entry(body), "enclose one another");
+    const DEPTH: usize = 200_000;
+    let bit = || Expr::Literal(Literal::Bool(true));
+    let boxed = |expr| Box::new(expr);
+    let exprs: [&(dyn Fn(Expr) -> Expr + Sync); 3] = [
+        &|inner| Expr::Unary { op: UnaryOp::Not, value: boxed(inner) },
+        &|inner| Expr::Binary { op: BinaryOp::And, left: boxed(bit()), right: boxed(inner) },
+        &|inner| Expr::Select { condition: boxed(inner), if_true: boxed(bit()), if_false: boxed(bit()) },
+    ];
+    let nodes: [&(dyn Fn(Vec<Node>) -> Node + Sync); 4] = [
+        &Node::Block,
+        &|otherwise| Node::If { condition: bit(), then: vec![Node::Break], otherwise },
+        &|body| Node::While { condition: bit(), body },
+        &|body| Node::Switch {
+            selector: bit(),
+            cases: vec![SwitchCase { values: vec![1], body }],
+            default: vec![Node::Break],
+        },
+    ];
+    let check = |body: Vec<Node>| {
+        let program = with_entry(body);
+        let copy = program.clone();
+        assert_eq!(text::print(&copy), text::print(&program));
+        assert_eq!(wire::encode(&copy), Err(wire::WireError::TooDeep));
+        refuse_with(program, "enclose one another");
+    };
+    thread::scope(|scope| {
+        let small_stack = thread::Builder::new().stack_size(256 * 1024);
+        let run = small_stack.spawn_scoped(scope, || {
+            for enclose in exprs {
+                check(vec![Node::Trap((0..DEPTH).fold(bit(), |expr, _| enclose(expr)))]);
+            }
+            for enclose in nodes {
+                check((0..DEPTH).fold(vec![], |body, _| vec![enclose(body)]));
+            }
+        });
+        run.unwrap().join().unwrap();
     });
-    run.unwrap().join().unwrap();
 }
 
 #[test]
