@@ -10,9 +10,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vyre-foundation", &[]),
     ("vyre-driver", &["vyre-foundation"]),
     ("vyre-cpu", &["vyre-foundation", "vyre-driver"]),
+    ("vyre-hip", &["vyre-foundation", "vyre-driver"]),
     ("vyre-runtime", &["vyre-foundation", "vyre-driver"]),
-    ("vyre", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-runtime"]),
-    ("xtask", &[]),
+    ("vyre", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-runtime"]),
+    ("xtask", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-runtime", "vyre"]),
 ];
 
 /// Libraries that must not be needed to build anything: GPU libraries are found at run time.

@@ -1,0 +1,1 @@
+//! Finds a GPU library and fills the table of its functions.

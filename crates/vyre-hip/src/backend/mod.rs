@@ -1,0 +1,1 @@
+//! The driver's traits over device, emitter and compiler.

@@ -1,0 +1,1 @@
+//! Finds a compiler and turns sources into code objects, through a cache.

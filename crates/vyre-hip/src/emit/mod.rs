@@ -1,0 +1,1 @@
+//! A validated program as HIP C++, one source for both vendors.

@@ -1,0 +1,1 @@
+//! The hand-written kernel sources, embedded.

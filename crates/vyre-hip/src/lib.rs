@@ -1,0 +1,23 @@
+//! The HIP backend: what the CPU backend runs, a GPU runs with the same results.
+//!
+//! AMD through HIP, and NVIDIA through the same sources and the same symbol table filled from the CUDA
+//! driver. Nothing of either is needed to build this crate: libraries and compilers are found at run time.
+//!
+//! Rooms, in the order data flows through them:
+//!
+//! * `api` finds a GPU library and fills the table of its functions;
+//! * `device` owns what lives on a GPU: context, streams, events, modules, buffers;
+//! * `emit` turns a validated program into one HIP C++ source for both vendors;
+//! * `compile` finds a compiler and turns sources into code objects, through a cache;
+//! * `kernels` embeds the hand-written sources of the workspace's `kernels/` folder;
+//! * `backend` joins them behind the driver's traits.
+
+
+pub mod api;
+mod backend;
+pub mod compile;
+pub mod detect;
+pub mod device;
+pub mod emit;
+mod error;
+pub mod kernels;
