@@ -79,11 +79,11 @@ fn ring_threads(items: u64) -> Duration {
             if sent < items
                 && let Ok(ticket) = ring.submit(&image(sent))
             {
-                tickets.push_back(ticket);
+                tickets.push_back(ticket.into_raw());
                 sent += 1;
             }
-            if let Some(ticket) = tickets.front_mut()
-                && ring.take(ticket).expect("our own ticket").is_some()
+            if let Some(&ticket) = tickets.front()
+                && ring.producer().take_raw(ticket).expect("our own ticket").is_some()
             {
                 tickets.pop_front();
                 taken += 1;

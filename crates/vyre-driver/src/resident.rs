@@ -120,8 +120,11 @@ pub enum KernelState {
     Running,
     /// Stopped by a SHUTDOWN item.
     ShutDown,
-    /// Quiesced, reaped, or its lease ran out.
+    /// Quiesced, or its lease ran out and it finished what it had claimed.
     Stopped,
+    /// Reaped, or its lease ran out and what it had claimed did not end in time: items that it has begun may
+    /// be without a completion, so what runs them again runs them twice.
+    CutShort,
     /// The device is gone; the text says what was observed.
     Lost(String),
 }

@@ -473,3 +473,20 @@ fn a_loss_while_a_session_starts_costs_another_attempt_or_is_the_answer() {
         }
     }
 }
+
+#[test]
+fn what_a_kernel_cuts_short_when_its_lease_runs_out_runs_again_only_if_it_may() {
+    // The first lease is over at once; the item does not end before the second is.
+    let (_, session) = start(1, SessionOptions::new().lease(Duration::from_micros(1)));
+    let total = submit(&session, TOTAL, &[5]);
+    assert_eq!(answer(&session, &total), Ok(5));
+    assert_eq!(answer(&session, &submit(&session, GATED_ONCE, &[0, 8])), Err(Fault::DeviceLost));
+    let held = submit(&session, GATED, &[0, 7]);
+    let starts = session.telemetry().starts;
+    until(&session, "not started again", |session| session.telemetry().starts > starts + 3);
+    set_gate(&session, 0, true);
+    assert_eq!(answer(&session, &held), Ok(7));
+    // Nothing was lost: not the device, nor its state.
+    assert_eq!(answer(&session, &submit(&session, TOTAL, &[1])), Ok(6));
+    assert_eq!(session.telemetry().recoveries, 0);
+}

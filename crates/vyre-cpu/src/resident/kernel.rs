@@ -301,6 +301,8 @@ impl ResidentKernel for Kernel {
             KernelState::Running
         } else if control.shut_down.load(Ordering::Relaxed) {
             KernelState::ShutDown
+        } else if control.phase() == Phase::Aborting {
+            KernelState::CutShort
         } else {
             KernelState::Stopped
         }

@@ -14,6 +14,7 @@ use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
 use vyre_driver::{BackendError, Fault, KernelState, ResidentKernel, StartRequest};
 
+use super::replay::Interruption;
 use super::shared::{Gate, Running, Shared, lock, ring_error};
 use crate::error::MegakernelError;
 
@@ -25,13 +26,15 @@ pub(super) struct Control {
     pub(super) spare: Option<SessionRegions>,
     /// The kernel, unless it was quiesced or lost.
     pub(super) kernel: Option<Arc<dyn ResidentKernel>>,
+    /// Whether the last kernel may have left items that it had begun.
+    pub(super) cut_short: bool,
     /// Why the device is lost, if it is.
     pub(super) lost: Option<String>,
 }
 
 impl Control {
     pub(super) fn new(regions: SessionRegions) -> Control {
-        Control { regions, spare: None, kernel: None, lost: None }
+        Control { regions, spare: None, kernel: None, cut_short: false, lost: None }
     }
 
     /// Turns to a d2h region without a trace of the old incarnation: new pages, or those of an incarnation
@@ -116,9 +119,11 @@ impl Shared {
         let quiesced = match kernel.state() {
             KernelState::Running => kernel.quiesce(deadline),
             KernelState::Lost(reason) => Err(BackendError::DeviceLost { reason }),
-            KernelState::ShutDown | KernelState::Stopped => Ok(()),
+            KernelState::ShutDown | KernelState::Stopped | KernelState::CutShort => Ok(()),
         };
         quiesced.map_err(MegakernelError::backend("quiesce the kernel"))?;
+        // Asked again: its lease may have run out while it was quiescing.
+        control.cut_short = kernel.state() == KernelState::CutShort;
         self.forget_kernel(control);
         Ok(())
     }
@@ -150,9 +155,15 @@ impl Shared {
         }
     }
 
-    /// Starts again after a kernel that left by itself.
+    /// Starts again after a kernel that left, and lost nothing but the time of items it may have cut short.
     pub(super) fn relaunch(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        // What is submitted from here on, no kernel has seen.
+        let head = self.ring.head();
         self.turn_over(control, true)?;
+        if std::mem::take(&mut control.cut_short) {
+            tracing::warn!(session = self.id, "the kernel left items unfinished");
+            self.sort_out(head, Interruption::CutShort);
+        }
         self.launch(control)
     }
 

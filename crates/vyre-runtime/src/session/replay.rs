@@ -13,6 +13,9 @@
 //!
 //! "Can be put back" means host-backed buffers, or a restore hook that has run. A handler is never
 //! replayed because it *looks* idle: the host cannot see which tickets the old kernel had claimed.
+//!
+//! A kernel whose lease ran out while an item did not end has lost nothing but may have cut items short: the
+//! same table applies to those, volatile state and repetition apart.
 
 use std::sync::atomic::Ordering;
 
@@ -28,6 +31,17 @@ use crate::item::HandlerTable;
 use crate::opcode::{BuiltinOpcode, SlotOpcode};
 use crate::packed;
 use crate::recovery::{Asked, MegakernelRecoveryPolicy};
+
+/// What happened to a kernel, as far as its unanswered items are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interruption {
+    /// It left items that it had begun; the device and its state are whole.
+    CutShort,
+    /// The device was lost, and a hook has put its state back.
+    Restored,
+    /// The device was lost, and what was volatile is gone.
+    StateLost,
+}
 
 /// What a restore hook may do: put bytes back into the session's buffers.
 pub struct Restore<'a> {
@@ -152,7 +166,9 @@ impl Shared {
             Some(hook) => hook(&Restore { shared: self }).map(|()| true)?,
         };
         self.open_after_loss(restored);
-        self.sort_out(head, restored);
+        self.sort_out(head, if restored { Interruption::Restored } else { Interruption::StateLost });
+        // Nothing of the last kernel is left to be sorted out.
+        control.cut_short = false;
         self.launch(control)
     }
 
@@ -164,14 +180,14 @@ impl Shared {
         }
     }
 
-    /// Fails what may not run, and remembers what runs again.
-    fn sort_out(&self, head: u64, restored: bool) {
+    /// Fails what may not run, and remembers what runs again. The items below `head` may have been begun.
+    pub(super) fn sort_out(&self, head: u64, after: Interruption) {
         let handlers = self.plan.handlers();
         let mut replayed = lock(&self.replayed);
         let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
         let mut faults = Vec::new();
         self.ring.for_each_unacknowledged(|ticket, image| {
-            let volatile = !restored && touches_volatile(handlers, &image);
+            let volatile = after == Interruption::StateLost && touches_volatile(handlers, &image);
             if ticket >= head {
                 if volatile {
                     faults.push((ticket, Fault::StateLost));
@@ -179,7 +195,7 @@ impl Shared {
                 return;
             }
             let Some(last) = replayed.get_mut((ticket & mask) as usize) else { return };
-            let again = *last == ticket.wrapping_add(1);
+            let again = after != Interruption::CutShort && *last == ticket.wrapping_add(1);
             if again || !may_replay(handlers, &image) {
                 faults.push((ticket, Fault::DeviceLost));
             } else if volatile {

@@ -129,7 +129,8 @@ impl Shared {
                 return;
             }
             // Its lease ran out: this process was stopped for a while.
-            KernelState::Stopped => {
+            state @ (KernelState::Stopped | KernelState::CutShort) => {
+                control.cut_short = state == KernelState::CutShort;
                 self.forget_kernel(control);
                 self.relaunch(control)
             }
