@@ -11,13 +11,15 @@ use crate::buffer::Generation;
 #[non_exhaustive]
 pub enum BackendError {
     /// The device, or the process that owned it, is gone. Everything of this generation is lost.
-    #[error("device lost: {reason}")]
+    #[error("device lost: {reason}; recover the backend, then build again what it held")]
     DeviceLost {
         /// What was observed.
         reason: String,
     },
     /// The device has not enough memory.
-    #[error("out of memory: {requested} bytes requested for {what}, {available} available")]
+    #[error(
+        "out of memory: {requested} bytes requested for {what}, {available} available; free something, or ask for less"
+    )]
     OutOfMemory {
         /// What the memory was for.
         what: String,
@@ -43,7 +45,7 @@ pub enum BackendError {
         log: String,
     },
     /// A wait ended before what it waited for.
-    #[error("deadline of {after:?} passed waiting for {waited_for}")]
+    #[error("deadline of {after:?} passed waiting for {waited_for}; wait longer, or see why it hangs")]
     Deadline {
         /// Who or what was awaited.
         waited_for: String,
@@ -61,7 +63,9 @@ pub enum BackendError {
         expected: String,
     },
     /// A handle from before a device loss, or of a buffer already destroyed.
-    #[error("stale handle: buffer {id} of generation {generation}, the device is at generation {current}")]
+    #[error(
+        "stale handle: buffer {id} of generation {generation}, the device is at generation {current}; create the buffer anew"
+    )]
     StaleHandle {
         /// The handle's number.
         id: u64,

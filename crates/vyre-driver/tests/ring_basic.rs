@@ -22,6 +22,7 @@ fn image(seed: u32) -> SlotImage {
 fn an_item_comes_back_with_its_result_at_every_capacity() -> Outcome {
     for capacity in [1, 2, 4, 64] {
         let ring = PersistentRing::new(capacity)?;
+        assert_eq!(ring.capacity(), capacity);
         for seed in 0..3 * capacity + 1 {
             let mut ticket = ring.submit(&image(seed))?;
             assert_eq!(ticket.position(), u64::from(seed));

@@ -222,7 +222,9 @@ fn a_wait_that_expires_says_what_it_waited_for() -> Fallible<()> {
             assert!(start.elapsed() >= timeout);
             assert_eq!(
                 error.to_string(),
-                format!("deadline of {timeout:?} passed waiting for the completion of ticket 0")
+                format!(
+                    "deadline of {timeout:?} passed waiting for the completion of ticket 0; see that a consumer runs, or wait longer"
+                )
             );
             assert!(error.is_retryable());
         }

@@ -14,13 +14,15 @@ use crate::protocol::Status;
 #[non_exhaustive]
 pub enum RingError {
     /// The ring has no room for the submission. Take or reap the ticket named, then try again.
-    #[error("would block: ticket {oldest_untaken} still holds its slot")]
+    #[error(
+        "would block: ticket {oldest_untaken} still holds its slot; take, reap or forget it, then submit again"
+    )]
     WouldBlock {
         /// The oldest ticket not yet taken.
         oldest_untaken: u64,
     },
     /// The batch can never fit.
-    #[error("a batch of {len} items exceeds the ring's capacity of {capacity}")]
+    #[error("a batch of {len} items exceeds the ring's capacity of {capacity}; submit it in parts")]
     BatchTooLarge {
         /// Items submitted at once.
         len: usize,
@@ -42,31 +44,33 @@ pub enum RingError {
         items: usize,
     },
     /// The ticket, or the arena range, belongs to another ring or session.
-    #[error("the {what} belongs to another ring or session")]
+    #[error("the {what} belongs to another ring or session; hand it to the one that it came from")]
     Foreign {
         /// What was refused.
         what: &'static str,
     },
     /// No such ticket has been issued yet.
-    #[error("ticket {ticket} has not been issued")]
+    #[error("ticket {ticket} has not been issued; ask only for tickets that a submission returned")]
     NotIssued {
         /// The ticket asked for.
         ticket: u64,
     },
     /// The ticket was taken, reaped or forgotten before.
-    #[error("ticket {ticket} was already taken")]
+    #[error("ticket {ticket} was already taken; its completion is with whoever took or reaped it")]
     AlreadyTaken {
         /// The ticket asked for.
         ticket: u64,
     },
     /// The item is not fully published yet; its producer is still copying.
-    #[error("ticket {ticket} is still being published")]
+    #[error("ticket {ticket} is still being published; try again in a moment")]
     BeingPublished {
         /// The ticket asked for.
         ticket: u64,
     },
     /// The device wrote something that the protocol does not allow. It was counted, and not believed.
-    #[error("ring {ring}: completion of ticket {ticket} carries tag {tag:#010x}, expected lap {lap:#06x}")]
+    #[error(
+        "ring {ring}: completion of ticket {ticket} carries tag {tag:#010x}, expected lap {lap:#06x}; restart the device's side of the session"
+    )]
     Violation {
         /// The ring.
         ring: u32,
@@ -84,7 +88,9 @@ pub enum RingError {
         status: Status,
     },
     /// A wait ended before what it waited for.
-    #[error("deadline of {after:?} passed waiting for {waited_for} {number}")]
+    #[error(
+        "deadline of {after:?} passed waiting for {waited_for} {number}; see that a consumer runs, or wait longer"
+    )]
     Deadline {
         /// What was awaited.
         waited_for: &'static str,
@@ -94,13 +100,17 @@ pub enum RingError {
         after: Duration,
     },
     /// The arena has no free range of this size. Take finished tickets, then try again.
-    #[error("would block: the arena has no free range of {requested} bytes")]
+    #[error(
+        "would block: the arena has no free range of {requested} bytes; take finished tickets, then try again"
+    )]
     ArenaFull {
         /// Bytes asked for.
         requested: u64,
     },
     /// The arena can never hold this.
-    #[error("a range of {requested} bytes does not fit an arena of {capacity} bytes")]
+    #[error(
+        "a range of {requested} bytes does not fit an arena of {capacity} bytes; ask for less, or lay out a larger one"
+    )]
     RangeTooLarge {
         /// Bytes asked for.
         requested: u64,
@@ -118,7 +128,9 @@ pub enum RingError {
         expected: &'static str,
     },
     /// A region's header contradicts the layout.
-    #[error("header field `{field}` is {got:#x}, expected {expected:#x}")]
+    #[error(
+        "header field `{field}` is {got:#x}, expected {expected:#x}; create the regions anew with this version"
+    )]
     Header {
         /// The field.
         field: &'static str,
@@ -128,7 +140,7 @@ pub enum RingError {
         expected: u64,
     },
     /// A region is smaller than its layout.
-    #[error("the region has {got} bytes, at least {expected} are needed")]
+    #[error("the region has {got} bytes, at least {expected} are needed; create it as the layout says")]
     RegionSize {
         /// Bytes it has.
         got: u64,
@@ -136,7 +148,9 @@ pub enum RingError {
         expected: u64,
     },
     /// An access past the end of a region, or not aligned.
-    #[error("{bytes} bytes at offset {offset} are not inside a region of {region} bytes, or not aligned")]
+    #[error(
+        "{bytes} bytes at offset {offset} are not inside a region of {region} bytes, or not aligned; use offsets of its layout"
+    )]
     OutOfRegion {
         /// First byte.
         offset: u64,
@@ -146,7 +160,7 @@ pub enum RingError {
         region: u64,
     },
     /// An access past the end of a section or range.
-    #[error("{what}: {bytes} bytes at {offset} exceed its {len} bytes")]
+    #[error("{what}: {bytes} bytes at {offset} exceed its {len} bytes; access less, or less far behind")]
     OutOfRange {
         /// What was accessed.
         what: &'static str,
@@ -158,13 +172,13 @@ pub enum RingError {
         len: u64,
     },
     /// A write to a read-only mapping.
-    #[error("the region is mapped read-only here")]
+    #[error("the region is mapped read-only here; only the side that owns it writes to it")]
     ReadOnly,
     /// The memfd could be shrunk under its mapping.
     #[error("the descriptor's size is not sealed; seal it against shrinking and growing first")]
     Unsealed,
     /// A ring that the regions do not have.
-    #[error("ring {ring} of a session with {rings}")]
+    #[error("there is no ring {ring} in a session with {rings} rings; they are counted from 0")]
     NoSuchRing {
         /// The ring asked for.
         ring: u32,
@@ -172,7 +186,7 @@ pub enum RingError {
         rings: u32,
     },
     /// A worker that the regions do not have.
-    #[error("worker {worker} of a session with {workers}")]
+    #[error("there is no worker {worker} in a session with {workers} workers; they are counted from 0")]
     NoSuchWorker {
         /// The worker asked for.
         worker: u32,

@@ -45,6 +45,11 @@ impl PersistentRing {
         })
     }
 
+    /// Slots of the ring: items that can be in it at once.
+    pub fn capacity(&self) -> u32 {
+        self.producer.capacity()
+    }
+
     /// The regions, for a consumer elsewhere.
     pub fn regions(&self) -> &SessionRegions {
         &self.regions
@@ -130,7 +135,8 @@ impl PersistentRing {
         self.idle.park(limit, || self.consumer.is_ready());
     }
 
-    /// What was counted so far.
+    /// What was counted so far. How many items were claimed is the consumer's to say:
+    /// [`RingConsumer::claimed`].
     pub fn counters(&self) -> RingCounters {
         self.producer.counters()
     }

@@ -38,6 +38,7 @@ mod words;
 
 use crate::ir::Program;
 use crate::names::NameError;
+use crate::wire::MAX_DEPTH;
 
 pub use source_map::SourceMap;
 
@@ -84,7 +85,7 @@ pub struct ParseError {
 #[non_exhaustive]
 pub enum ParseProblem {
     /// More text than lines and columns can be counted in.
-    #[error("the text has {0} bytes; a program has at most 4294967295")]
+    #[error("the text has {0} bytes; split the program: one has at most 4294967295")]
     TooLong(usize),
     /// A character that begins no token.
     #[error("no token begins with {0:?}; outside of comments the text is ASCII")]
@@ -134,6 +135,8 @@ pub enum ParseProblem {
         line: u32,
     },
     /// Blocks or expressions nest too deeply.
-    #[error("nested too deeply; name intermediate values with `let`, or move code to a function")]
+    #[error(
+        "nested too deeply, more than {MAX_DEPTH} levels; name intermediate values with `let`, or move code to a function"
+    )]
     TooDeep,
 }

@@ -148,7 +148,7 @@ pub enum ValidationErrorKind {
         remedy: &'static str,
     },
     /// An id that is out of range.
-    #[error("there is no {what} {id}, only {count}; an id counts from 0")]
+    #[error("there is no {what} {id}; {}", ids(*.count))]
     NoSuch {
         /// `local`, `buffer` or `function`.
         what: &'static str,
@@ -316,4 +316,12 @@ pub enum ValidationErrorKind {
     /// The program has no wire form, so no digest.
     #[error("the program cannot be encoded; shorten it")]
     Encoding(#[from] WireError),
+}
+
+/// Which ids there are.
+fn ids(count: usize) -> String {
+    match count.checked_sub(1) {
+        None => "none is declared, so declare it first".to_owned(),
+        Some(last) => format!("use one of 0 to {last}, or declare it"),
+    }
 }

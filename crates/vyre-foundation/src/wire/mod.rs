@@ -46,7 +46,7 @@ const _: () = assert!(crate::limits::MAX_NESTING <= MAX_DEPTH as usize);
 #[non_exhaustive]
 pub enum WireError {
     /// The input does not begin with [`MAGIC`].
-    #[error("the first bytes are {found:02x?}, not \"VYIR\": this is not a Vyre program")]
+    #[error("the first bytes are {found:02x?}, not \"VYIR\": this is not a Vyre program; encode one")]
     BadMagic {
         /// The bytes found in its place, at most four.
         found: Vec<u8>,
@@ -70,7 +70,7 @@ pub enum WireError {
         remaining: usize,
     },
     /// A tag that names nothing, or something reserved for a later version.
-    #[error("{tag:#04x} at offset {offset} is no {what} of wire version {VERSION}")]
+    #[error("{tag:#04x} at offset {offset} is no {what} of wire version {VERSION}: encode the program again")]
     BadTag {
         /// What was being read.
         what: &'static str,
@@ -80,7 +80,7 @@ pub enum WireError {
         tag: u8,
     },
     /// A name is not UTF-8.
-    #[error("the name at offset {offset} is not UTF-8")]
+    #[error("the name at offset {offset} is not UTF-8: encode the program again")]
     NotUtf8 {
         /// Where the name begins.
         offset: usize,
@@ -93,7 +93,7 @@ pub enum WireError {
     )]
     TooDeep,
     /// A list or name too long for a 32-bit count.
-    #[error("{len} elements in one {what}: a count has 32 bits")]
+    #[error("{len} elements in one {what}: a count has 32 bits, so split it")]
     TooLong {
         /// What was being written.
         what: &'static str,
@@ -101,7 +101,7 @@ pub enum WireError {
         len: usize,
     },
     /// Bytes after the program.
-    #[error("{count} bytes follow the program, which ends at offset {offset}")]
+    #[error("{count} bytes follow the program, which ends at offset {offset}: cut them off")]
     TrailingBytes {
         /// Where the program ends.
         offset: usize,

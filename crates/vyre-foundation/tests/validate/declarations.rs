@@ -219,23 +219,23 @@ fn i08_ids_are_in_range() {
     let one = || Expr::Literal(vyre_foundation::Literal::U32(1));
     refuse(
         node(Node::Assign { var: VarId(7), value: one() }),
-        &["entry main / body[0]: there is no local 7, only 0; an id counts from 0"],
+        &["entry main / body[0]: there is no local 7; none is declared, so declare it first"],
     );
     refuse(
         node(Node::Let { var: VarId(u32::MAX), value: one() }),
-        &["entry main / body[0]: there is no local 4294967295, only 0; an id counts from 0"],
+        &["entry main / body[0]: there is no local 4294967295; none is declared, so declare it first"],
     );
     refuse(
         node(Node::Store { buffer: BufferId(3), index: one(), value: one() }),
-        &["entry main / body[0]: there is no buffer 3, only 3; an id counts from 0"],
+        &["entry main / body[0]: there is no buffer 3; use one of 0 to 2, or declare it"],
     );
     refuse(
         node(Node::Trap(Expr::BufferLen(BufferId(9)))),
-        &["entry main / body[0]: there is no buffer 9, only 3; an id counts from 0"],
+        &["entry main / body[0]: there is no buffer 9; use one of 0 to 2, or declare it"],
     );
     refuse(
         node(Node::Call { results: vec![], function: FunctionId(0), args: vec![] }),
-        &["entry main / body[0]: there is no function 0, only 0; an id counts from 0"],
+        &["entry main / body[0]: there is no function 0; none is declared, so declare it first"],
     );
     let mut program = with_function(function([U32], &[], |_, _| ()));
     program.functions[0].params = 2;
