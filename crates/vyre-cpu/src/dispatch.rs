@@ -161,16 +161,17 @@ impl<const W: usize> Run<W> {
         [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32]
     }
 
-    fn stop(&self) -> bool {
+    /// All lanes stop once the deadline has passed.
+    fn stop(&self, lanes: u32) -> u32 {
         if !self.expired.load(Relaxed) && self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.expired.store(true, Relaxed);
         }
-        self.expired.load(Relaxed)
+        if self.expired.load(Relaxed) { lanes } else { 0 }
     }
 
     /// Takes workgroups until none is left, or until a time.
     fn work_until(&self, until: Option<Instant>) {
-        let stop = || self.stop();
+        let stop = |lanes| self.stop(lanes);
         let mut poll = Poll::new(&stop);
         let mut scratch = None;
         while !self.expired.load(Relaxed) {

@@ -198,8 +198,8 @@ pub enum MegakernelError {
     },
     /// The item that was waited for ended in a fault. Its ticket is spent.
     #[error(
-        "the item of ticket {ticket} ended in a fault with code {code:#x}, which of a packed slot is the index \
-         of the inner operation"
+        "the item of ticket {ticket} ended in a fault: {fault} (code {code:#x}; if its slot was packed, inner \
+         operation {code} failed)"
     )]
     Faulted {
         /// The ticket.
@@ -207,7 +207,6 @@ pub enum MegakernelError {
         /// The code word; of a packed slot, the index of the inner operation.
         code: u32,
         /// What the code stands for, unless the slot was packed: a completion does not say whether it was.
-        #[source]
         fault: Fault,
     },
     /// The session takes no more items.
@@ -230,6 +229,12 @@ pub enum MegakernelError {
     /// A window that was not submitted, or was waited for or cancelled before.
     #[error("window {window_id} is not open; submit it first, and wait for each class once")]
     UnknownWindow {
+        /// The window's id.
+        window_id: u32,
+    },
+    /// A class of a window that another thread waits for.
+    #[error("another thread waits for this class of window {window_id}; let one thread wait for it")]
+    WindowBusy {
         /// The window's id.
         window_id: u32,
     },

@@ -21,32 +21,40 @@ pub(crate) use run::{Env, Exit, run};
 pub(crate) use wave::Wave;
 pub(crate) use workgroup::{Progress, Workgroup};
 
-/// How many back edges and wave starts pass between two looks at the clock and the abort flag.
-pub(crate) const POLL_INTERVAL: u32 = 256;
+/// How many back edges and wave starts pass, on average, between two looks at the clock and the abort flag.
+const POLL_INTERVAL: u32 = 256;
 
 /// Asks, now and then, whether to stop.
 pub(crate) struct Poll<'s> {
     countdown: u32,
-    stop: &'s dyn Fn() -> bool,
+    /// State of the generator that varies the interval.
+    seed: u32,
+    /// Given the lanes that are about to go on, says which of them stop.
+    stop: &'s dyn Fn(u32) -> u32,
 }
 
 impl<'s> Poll<'s> {
-    pub(crate) fn new(stop: &'s dyn Fn() -> bool) -> Poll<'s> {
-        Poll { countdown: POLL_INTERVAL, stop }
+    pub(crate) fn new(stop: &'s dyn Fn(u32) -> u32) -> Poll<'s> {
+        Poll { countdown: POLL_INTERVAL, seed: 0x9e37_79b9, stop }
     }
 
-    /// Whether to stop; looks only every [`POLL_INTERVAL`]th time.
+    /// Which of these lanes stop; looks only every [`POLL_INTERVAL`]th time or so.
     #[inline(always)]
-    pub(crate) fn is_stopped(&mut self) -> bool {
+    pub(crate) fn stopped(&mut self, lanes: u32) -> u32 {
         self.countdown -= 1;
-        self.countdown == 0 && self.look()
+        if self.countdown == 0 { self.look(lanes) } else { 0 }
     }
 
     #[cold]
-    fn look(&mut self) -> bool {
+    fn look(&mut self, lanes: u32) -> u32 {
+        let stopped = (self.stop)(lanes);
+        // Xorshift (Marsaglia 2003). A steady interval could fall in step with lanes that take turns, and
+        // whoever counts the time of each lane would always meet the same one.
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 17;
+        self.seed ^= self.seed << 5;
         // After a stop every further question is answered at once.
-        let stopped = (self.stop)();
-        self.countdown = if stopped { 1 } else { POLL_INTERVAL };
+        self.countdown = if stopped == 0 { POLL_INTERVAL / 2 + self.seed % POLL_INTERVAL } else { 1 };
         stopped
     }
 }

@@ -32,8 +32,8 @@ pub(crate) enum Exit {
     GridBarrier,
 }
 
-/// Executes a wave from where it is until it ends or suspends itself. When told to stop, the lanes that are
-/// in a loop trap with [`TRAP_DEADLINE`] at its next back edge; other lanes go on to their own next one.
+/// Executes a wave from where it is until it ends or suspends itself. Lanes that are told to stop trap with
+/// [`TRAP_DEADLINE`] at the back edge where they were asked; the others go on.
 pub(crate) fn run<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_>) -> Exit {
     if env.views.len() < wave.flat.buffers.len() {
         // Without its buffers it cannot begin. The rooms above bind all of them.
@@ -129,11 +129,13 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
             Code::LoopBack => {
                 active = registers.mask(inst.b) & alive;
                 if active != 0 {
-                    if poll.is_stopped() {
-                        trap(wave.trap_state(), active, &[TRAP_DEADLINE; W]);
-                        alive &= !active;
-                        active = 0;
-                    } else {
+                    let stopped = poll.stopped(active) & active;
+                    if stopped != 0 {
+                        trap(wave.trap_state(), stopped, &[TRAP_DEADLINE; W]);
+                        alive &= !stopped;
+                        active &= !stopped;
+                    }
+                    if active != 0 {
                         at = inst.t as usize;
                     }
                 }
@@ -150,11 +152,13 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
                 active = registers.mask(inst.c) & alive & advance(&registers, inst);
                 registers.set_mask(inst.c, active);
                 if active != 0 {
-                    if poll.is_stopped() {
-                        trap(wave.trap_state(), active, &[TRAP_DEADLINE; W]);
-                        alive &= !active;
-                        active = 0;
-                    } else {
+                    let stopped = poll.stopped(active) & active;
+                    if stopped != 0 {
+                        trap(wave.trap_state(), stopped, &[TRAP_DEADLINE; W]);
+                        alive &= !stopped;
+                        active &= !stopped;
+                    }
+                    if active != 0 {
                         at = inst.t as usize;
                     }
                 }

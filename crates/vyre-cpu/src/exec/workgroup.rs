@@ -115,7 +115,7 @@ impl<const W: usize> Workgroup<W> {
         let mut trap = None;
         let Some(wave) = self.waves.first_mut() else { return (Progress::Ended, None) };
         for index in 0..Self::waves_of(&self.flat) {
-            if index > 0 && poll.is_stopped() {
+            if index > 0 && poll.stopped(u32::MAX) != 0 {
                 return (Progress::Stopped, trap);
             }
             wave.begin(lanes_of::<W>(&self.flat, index));
@@ -148,7 +148,7 @@ impl<const W: usize> Workgroup<W> {
                 break Progress::GridBarrier;
             } else if !waiting {
                 break Progress::Ended;
-            } else if poll.is_stopped() {
+            } else if poll.stopped(u32::MAX) != 0 {
                 break Progress::Stopped;
             }
         };

@@ -1,6 +1,6 @@
 //! Running item programs, and what comes out.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,17 +106,11 @@ fn lanes<const W: usize>(
     for (index, &place) in flat.params.iter().enumerate() {
         wave.set_lanes(place, items.iter().map(|item| param(index, item)));
     }
-    // Lanes in a loop when the time is over end there. The others have waited for them, and get as long.
-    let until = Cell::new(programs.item_deadline.and_then(|limit| Instant::now().checked_add(limit)));
-    let expired = || {
-        if stop() {
-            return true;
-        }
-        let expired = until.get().is_some_and(|until| Instant::now() >= until);
-        if expired {
-            until.set(programs.item_deadline.and_then(|limit| Instant::now().checked_add(limit)));
-        }
-        expired
+    let clock = programs.item_deadline.map(|limit| RefCell::new(LaneClock::start(limit, Instant::now())));
+    let expired = |going_on| match &clock {
+        _ if stop() => going_on,
+        Some(clock) => clock.borrow_mut().expired(Instant::now(), going_on),
+        None => 0,
     };
     let env = Env { views: &programs.lane_buffers.views, workgroup: [0; 3], grid: [1; 3], first: 0 };
     run(wave, &env, &mut Poll::new(&expired));
@@ -124,6 +118,36 @@ fn lanes<const W: usize>(
         Some(code) => Outcome::Ended(trapped(code)),
         None => outcome(&flat.results, image.tenant, |place| wave.get(place, lane)),
     }));
+}
+
+/// The time that each lane of a wave has had. Lanes that go different ways take turns; whoever waits for its
+/// turn is not charged for it.
+struct LaneClock {
+    limit: Duration,
+    looked: Instant,
+    spent: [Duration; BATCH],
+}
+
+impl LaneClock {
+    const fn start(limit: Duration, now: Instant) -> LaneClock {
+        LaneClock { limit, looked: now, spent: [Duration::ZERO; BATCH] }
+    }
+
+    /// Charges the lanes that are at work for the time since the last look; says which have used theirs up.
+    /// Lanes may have taken turns in between, so a single charge may hit the wrong one; as the looks come at
+    /// irregular times, many are right on average.
+    fn expired(&mut self, now: Instant, at_work: u32) -> u32 {
+        let passed = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        let mut expired = 0;
+        for (lane, spent) in self.spent.iter_mut().enumerate() {
+            if at_work >> lane & 1 != 0 {
+                *spent = spent.saturating_add(passed);
+                expired |= u32::from(*spent >= self.limit) << lane;
+            }
+        }
+        expired
+    }
 }
 
 fn whole<const W: usize>(
@@ -146,7 +170,8 @@ fn whole<const W: usize>(
         workgroup.set(place, param(index, item));
     }
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let expired = || stop() || until.is_some_and(|until| Instant::now() >= until);
+    let expired =
+        |lanes| if stop() || until.is_some_and(|until| Instant::now() >= until) { lanes } else { 0 };
     match workgroup.run(&mut Poll::new(&expired)) {
         (_, Some((_, code))) => Outcome::Ended(trapped(code)),
         (Progress::Stopped, None) => Outcome::Ended(Completion::fault(Fault::Deadline)),
@@ -191,5 +216,24 @@ fn outcome(results: &[Place], tenant: u16, get: impl Fn(Place) -> u64) -> Outcom
         }
         Some(status) => Completion::new(status, word(1) as u32, word(2)).map_or(malformed, Outcome::Ended),
         None => malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_charged_for_its_own_turns_only() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = LaneClock::start(Duration::from_millis(10), start);
+        // 32 lanes, nine milliseconds each, one after the other.
+        for lane in 0..32 {
+            assert_eq!(clock.expired(at(9 * (lane + 1)), 1 << lane), 0, "lane {lane}");
+        }
+        // One more: the two that work on have had ten, the others nine.
+        assert_eq!(clock.expired(at(289), 0b101), 0b101);
+        assert_eq!(clock.expired(at(290), 1 << 31), 1 << 31);
     }
 }

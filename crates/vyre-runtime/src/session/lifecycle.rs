@@ -72,7 +72,7 @@ impl Shared {
         {
             // Under its lock, so that nobody takes old mirrors over after new ones.
             let mut view = lock(&self.view);
-            self.absorb_mirrors(&view);
+            self.absorb_mirrors(&view, &mut lock(&self.buffers));
             control.turn_to_fresh_d2h(left_by_itself)?;
             *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
         }

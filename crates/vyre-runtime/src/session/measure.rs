@@ -16,7 +16,7 @@ impl Shared {
     pub(super) fn telemetry(&self) -> TelemetrySnapshot {
         let view = {
             let view = lock(&self.view);
-            self.absorb_mirrors(&view);
+            self.absorb_mirrors(&view, &mut lock(&self.buffers));
             view.clone()
         };
         let ring = self.ring.counters();
@@ -77,7 +77,7 @@ impl Shared {
 
     pub(super) fn debug_log(&self) -> DebugLog {
         let [.., log, _] = SYSTEM_BUFFERS;
-        self.absorb_mirrors(&lock(&self.view));
+        self.absorb_mirrors(&lock(&self.view), &mut lock(&self.buffers));
         let words = to_words(lock(&self.buffers).mirrored(log));
         let lost = lock(&self.counters).get(header::LOG_LOST);
         DebugLog::decode(&words, lost)

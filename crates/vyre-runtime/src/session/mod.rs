@@ -202,11 +202,14 @@ impl PersistentSession {
     }
 
     /// Waits for the items of one class of a window and takes their completions, in order. After a deadline
-    /// the window is as good as before.
+    /// the window is as good as before. The window is closed, and its id free, once each class that has items
+    /// was waited for or cancelled.
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::Deadline`], [`MegakernelError::UnknownWindow`].
+    /// [`MegakernelError::Deadline`], [`MegakernelError::UnknownWindow`]; [`MegakernelError::WindowBusy`]
+    /// while another thread waits for the class; [`MegakernelError::Ring`], when all have been waited for,
+    /// if [`reap`](Self::reap) had taken any.
     pub fn wait_window(
         &self,
         window_id: u32,

@@ -118,13 +118,19 @@ impl SessionOptions {
         self
     }
 
-    /// The longest that one execution of an item may take; no limit by default.
+    /// The longest that one execution of an item may take; no limit by default. An item that is still in a
+    /// loop then ends in [`Fault::Deadline`](vyre_driver::Fault::Deadline).
+    ///
+    /// Backends run several items side by side (the CPU backend up to 32 a thread), and items that go
+    /// different ways take turns. Waiting for a turn does not count. The completions of items that run side
+    /// by side appear together, so an endless item holds its neighbours' back until its own time is over.
     pub fn item_deadline(mut self, deadline: Duration) -> SessionOptions {
         self.item_deadline = Some(deadline);
         self
     }
 
-    /// Measures the latency of every item; off by default, because it reads the clock twice for each.
+    /// Measures the latency of items; off by default, because it reads the clock twice for each. Detached
+    /// items are not measured, nor those that another thread reaps before their submission has returned.
     pub fn measure_latency(mut self) -> SessionOptions {
         self.latency = true;
         self
@@ -142,9 +148,9 @@ impl SessionOptions {
         self
     }
 
-    /// Is told about forgotten and detached items that end in a fault, on the thread that renews the host's
-    /// lease: it must return at once. While it blocks for longer than the [`lease`](Self::lease), the kernel
-    /// leaves, and an item that was running then may run a second time.
+    /// Is told about forgotten and detached items that end in a fault, one after the other, on a thread of
+    /// its own. It may take its time, but stopping waits for it, unless it is the handler that stops the
+    /// session. A panic in it is logged, and the next fault told.
     pub fn on_detached_fault(
         mut self,
         handler: impl Fn(u64, Completion) + Send + Sync + 'static,

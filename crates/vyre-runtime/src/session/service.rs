@@ -1,13 +1,14 @@
-//! The session's own threads: one that keeps it alive, and one for IO once there is something to serve.
+//! The session's own threads: one that keeps it alive, one that runs the user's handler of detached faults if
+//! there is one, and one for IO once there is something to serve.
 //!
 //! The first renews the lease, looks after the kernel, takes the mirrors over, and frees what nobody holds
 //! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The second
-//! exists because a read may take long, and a lease may not wait for it.
+//! and the third exist because a handler and a read may take long, and a lease may not wait for them.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use vyre_driver::KernelState;
@@ -15,6 +16,7 @@ use vyre_driver::io_queue::IoReply;
 use vyre_driver::view::HostView;
 use vyre_driver::wait::RECHECK;
 
+use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
 use super::options::DetachedFaultHandler;
 use super::plan::to_words;
@@ -38,20 +40,44 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts the thread that looks after a session.
+    /// Starts the thread that looks after a session, and the one that runs the user's handler.
     pub(super) fn start(
         shared: &Arc<Shared>,
         on_detached_fault: Option<DetachedFaultHandler>,
     ) -> Result<(), MegakernelError> {
-        let looked_after = Arc::clone(shared);
-        shared.service.spawn("vyre-session", move || {
-            while !looked_after.service.stop.load(Ordering::Acquire) {
-                looked_after.tick();
-                looked_after.report_detached(on_detached_fault.as_ref());
-                thread::park_timeout(TICK);
+        let reporter = match on_detached_fault {
+            None => None,
+            Some(handler) => {
+                let reported = Arc::clone(shared);
+                Some(shared.service.spawn("vyre-session-faults", move || {
+                    let handler = Some(&handler);
+                    while !reported.service.stop.load(Ordering::Acquire) {
+                        reported.report_detached(handler);
+                        thread::park_timeout(RECHECK);
+                    }
+                    reported.report_detached(handler);
+                })?)
             }
-            looked_after.report_detached(on_detached_fault.as_ref());
-        })
+        };
+        let looked_after = Arc::clone(shared);
+        let body = move || {
+            let mut running = true;
+            while running {
+                running = !looked_after.service.stop.load(Ordering::Acquire);
+                if running {
+                    looked_after.tick();
+                }
+                match &reporter {
+                    None => looked_after.report_detached(None),
+                    Some(reporter) if !lock(&looked_after.detached_faults).is_empty() => reporter.unpark(),
+                    Some(_) => {}
+                }
+                if running {
+                    thread::park_timeout(TICK);
+                }
+            }
+        };
+        shared.service.spawn("vyre-session", body).map(drop)
     }
 
     /// Starts the IO thread, if it is not there yet.
@@ -75,14 +101,15 @@ impl Service {
         if spawned.is_err() {
             shared.service.io_thread.store(false, Ordering::Release);
         }
-        spawned
+        spawned.map(drop)
     }
 
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), MegakernelError> {
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread, MegakernelError> {
         let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
-        let thread = spawned.map_err(|source| MegakernelError::Thread { source })?;
-        lock(&self.threads).push(thread);
-        Ok(())
+        let handle = spawned.map_err(|source| MegakernelError::Thread { source })?;
+        let thread = handle.thread().clone();
+        lock(&self.threads).push(handle);
+        Ok(thread)
     }
 
     /// Ends the threads and waits for them, except for the one that calls.
@@ -121,7 +148,11 @@ impl Shared {
         let Some(kernel) = control.kernel.clone().filter(|_| control.lost.is_none()) else { return };
         let outcome = match kernel.state() {
             KernelState::Running => {
-                self.absorb_mirrors(&lock(&self.view));
+                // A long upload may hold the buffers: the lease does not wait for it, and the next tick
+                // takes over what this one leaves.
+                if let (Ok(view), Ok(mut buffers)) = (self.view.try_lock(), self.buffers.try_lock()) {
+                    self.absorb_mirrors(&view, &mut buffers);
+                }
                 return;
             }
             KernelState::ShutDown => {
@@ -152,11 +183,10 @@ impl Shared {
         }
     }
 
-    /// Takes over what the kernel mirrors, once it has mirrored all of it. `view` is locked.
-    pub(super) fn absorb_mirrors(&self, view: &HostView) {
+    /// Takes over what the kernel mirrors, once it has mirrored all of it.
+    pub(super) fn absorb_mirrors(&self, view: &HostView, buffers: &mut DeviceBuffers) {
         let [counters, _, usage, ..] = SYSTEM_BUFFERS;
         let mut complete = false;
-        let mut buffers = lock(&self.buffers);
         buffers.for_each_mirror(|name, at, last| {
             let mut now = vec![0; last.len()];
             if view.read_mirror(at, &mut now).is_err() {
@@ -220,7 +250,7 @@ impl Shared {
         let faults = std::mem::take(&mut *lock(&self.detached_faults));
         for (position, completion) in faults {
             match handler {
-                // This thread renews the lease: a panic of the user's code must not end it.
+                // The next fault is still to be told.
                 Some(handler) => {
                     let told = panic::catch_unwind(AssertUnwindSafe(|| handler(position, completion)));
                     if told.is_err() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vyre_driver::ring::Completion;
 
-use super::shared::{Shared, lock, ring_error};
+use super::shared::{Shared, lock};
 use crate::descriptor::{Publish, WindowClass, WindowDescriptor};
 use crate::error::MegakernelError;
 
@@ -29,11 +29,22 @@ pub(super) struct Windows {
     open: Mutex<HashMap<u32, Open>>,
 }
 
-/// One window. A class is absent while somebody waits for it, and once it was waited for or cancelled.
+/// One window. It stays listed, and its id refused, until nobody will ask for either class any more.
 #[derive(Debug)]
 struct Open {
-    required: Option<Pending>,
-    lookahead: Option<Pending>,
+    required: Class,
+    lookahead: Class,
+}
+
+/// The items of one class.
+#[derive(Debug)]
+enum Class {
+    /// Nobody waits for them.
+    Waiting(Pending),
+    /// Somebody does.
+    Borrowed,
+    /// They were waited for, or given up.
+    Over,
 }
 
 /// The items of one class of a window.
@@ -51,37 +62,51 @@ impl Pending {
     }
 }
 
+impl Class {
+    fn is_over(&self) -> bool {
+        match self {
+            // Nobody has to wait for nothing.
+            Class::Waiting(pending) => pending.left == 0,
+            Class::Borrowed => false,
+            Class::Over => true,
+        }
+    }
+}
+
 impl Open {
-    fn class(&mut self, class: WindowClass) -> &mut Option<Pending> {
+    fn class(&mut self, class: WindowClass) -> &mut Class {
         match class {
             WindowClass::Required => &mut self.required,
             WindowClass::Lookahead => &mut self.lookahead,
         }
     }
-
-    fn is_over(&self) -> bool {
-        let over = |class: &Option<Pending>| class.as_ref().is_none_or(|pending| pending.left == 0);
-        over(&self.required) && over(&self.lookahead)
-    }
 }
 
 impl Windows {
-    /// Takes the items of a class out, and strikes the window off the list if that was all.
-    fn take(&self, id: u32, class: WindowClass) -> Result<Pending, MegakernelError> {
+    /// Takes the items of a class out; whoever does, returns it.
+    fn borrow(&self, id: u32, class: WindowClass) -> Result<Pending, MegakernelError> {
         let mut open = lock(&self.open);
-        let window = open.get_mut(&id);
-        let pending = window.and_then(|window| window.class(class).take());
-        let pending = pending.ok_or(MegakernelError::UnknownWindow { window_id: id })?;
-        if open.get(&id).is_some_and(Open::is_over) {
-            open.remove(&id);
+        let unknown = MegakernelError::UnknownWindow { window_id: id };
+        let Some(window) = open.get_mut(&id) else { return Err(unknown) };
+        match std::mem::replace(window.class(class), Class::Borrowed) {
+            Class::Waiting(pending) => Ok(pending),
+            Class::Borrowed => Err(MegakernelError::WindowBusy { window_id: id }),
+            Class::Over => {
+                *window.class(class) = Class::Over;
+                Err(unknown)
+            }
         }
-        Ok(pending)
     }
 
-    fn put_back(&self, id: u32, class: WindowClass, pending: Pending) {
+    /// Ends a borrow. A window without anything left to ask for is struck off the list.
+    fn give_back(&self, id: u32, class: WindowClass, state: Class) {
         let mut open = lock(&self.open);
-        let window = open.entry(id).or_insert(Open { required: None, lookahead: None });
-        *window.class(class) = Some(pending);
+        if let Some(window) = open.get_mut(&id) {
+            *window.class(class) = state;
+            if window.required.is_over() && window.lookahead.is_over() {
+                open.remove(&id);
+            }
+        }
     }
 }
 
@@ -114,8 +139,8 @@ impl Shared {
         };
         let lookahead = submitted - required;
         let window = Open {
-            required: Some(Pending::new(first, required)),
-            lookahead: Some(Pending::new(first.wrapping_add(required as u64), lookahead)),
+            required: Class::Waiting(Pending::new(first, required)),
+            lookahead: Class::Waiting(Pending::new(first.wrapping_add(required as u64), lookahead)),
         };
         open.insert(window_id, window);
         Ok(SubmittedWindow {
@@ -133,30 +158,41 @@ impl Shared {
         timeout: Duration,
     ) -> Result<Vec<Completion>, MegakernelError> {
         let started = Instant::now();
-        let mut pending = self.windows.take(id, class)?;
+        let mut pending = self.windows.borrow(id, class)?;
+        let mut gone = None;
         while pending.left != 0 {
             let left = timeout.saturating_sub(started.elapsed());
             match self.wait(self.ring.raw(pending.next), left) {
                 Ok(completion) => pending.done.push(completion),
-                Err(error) => {
-                    self.windows.put_back(id, class, pending);
+                Err(error @ MegakernelError::Deadline { .. }) => {
+                    self.windows.give_back(id, class, Class::Waiting(pending));
                     return Err(error);
                 }
+                // Reaped. There is no list in order without it, but the others' slots must not leak.
+                Err(error) => gone = Some(error),
             }
             pending.next = pending.next.wrapping_add(1);
             pending.left -= 1;
         }
-        Ok(pending.done)
+        self.windows.give_back(id, class, Class::Over);
+        gone.map_or(Ok(pending.done), Err)
     }
 
     /// Gives the lookahead items of a window up; returns how many.
     pub(super) fn cancel_lookahead(&self, id: u32) -> Result<u32, MegakernelError> {
-        let pending = self.windows.take(id, WindowClass::Lookahead)?;
+        let pending = self.windows.borrow(id, WindowClass::Lookahead)?;
+        let mut given_up = 0;
         for position in pending.next..pending.next.wrapping_add(pending.left) {
-            let forgotten = self.ring.forget_raw(self.ring.raw(position));
-            forgotten.map_err(ring_error("cancel a window's item"))?;
-            self.note_detached();
+            match self.ring.forget_raw(self.ring.raw(position)) {
+                Ok(()) => {
+                    given_up += 1;
+                    self.note_detached();
+                }
+                // Reaped: it is nobody's already.
+                Err(error) => tracing::debug!(%error, position, "an item of a window was not given up"),
+            }
         }
-        Ok(pending.left as u32)
+        self.windows.give_back(id, WindowClass::Lookahead, Class::Over);
+        Ok(given_up)
     }
 }
