@@ -29,7 +29,7 @@ pub enum MegakernelError {
         /// Its value.
         got: u64,
         /// What would have been accepted.
-        expected: &'static str,
+        expected: String,
     },
     /// More argument words than fit.
     #[error("{got} argument words for {what}, at most {limit} fit")]
@@ -142,7 +142,7 @@ pub enum MegakernelError {
         remedy: &'static str,
     },
     /// A DFA table that is not well formed.
-    #[error("DFA table {table}: {problem}")]
+    #[error("DFA table {table}: {problem}; `DfaTable` says what a table must be")]
     InvalidDfaTable {
         /// The table's id.
         table: u32,

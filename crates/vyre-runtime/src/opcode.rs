@@ -5,7 +5,7 @@ use std::fmt;
 use vyre_driver::protocol::opcode;
 
 /// The opcode of a slot: any 32-bit value, checked when the slot is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotOpcode(u32);
 
 impl SlotOpcode {
@@ -57,6 +57,13 @@ impl fmt::Display for SlotOpcode {
             Some(builtin) => write!(f, "opcode {}", builtin.name()),
             None => write!(f, "opcode {:#x}", self.0),
         }
+    }
+}
+
+/// As [`fmt::Display`]: numbers of opcodes are read in hexadecimal everywhere.
+impl fmt::Debug for SlotOpcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -119,7 +119,9 @@ impl StateLayout {
     /// [`MegakernelError::InvalidGeometry`] past [`MAX_TENANTS`], [`MAX_HANDLERS`] or [`MAX_WINDOW_WORDS`],
     /// and without any tenant.
     pub fn new(tenants: u32, handlers: u32, window_words: u64) -> Result<StateLayout, MegakernelError> {
-        let refuse = |what, got, expected| Err(MegakernelError::InvalidGeometry { what, got, expected });
+        let refuse = |what, got, expected: &str| {
+            Err(MegakernelError::InvalidGeometry { what, got, expected: expected.to_owned() })
+        };
         if tenants == 0 || tenants > MAX_TENANTS {
             return refuse("the number of tenants", tenants.into(), "1 to 4096");
         }

@@ -16,7 +16,8 @@ use hdrhistogram::Histogram;
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
 
-/// What a session measured up to one moment.
+/// What a session measured up to one moment. What the device counts is as old as its last heartbeat, also
+/// right after a drain; after [`stop`](crate::PersistentSession::stop) it is final.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TelemetrySnapshot {
@@ -30,7 +31,8 @@ pub struct TelemetrySnapshot {
     pub occupancy: Occupancy,
     /// Items whose handlers ended in DONE. Those that the IO service answered are not among them.
     pub done: u64,
-    /// Items whose handlers, or the checks before them, ended in FAULT; the same exception.
+    /// Items whose handlers, or the checks before them, ended in FAULT; the same exception, and that of
+    /// [`TenantCount::faulted`].
     pub faulted: u64,
     /// Fences completed.
     pub epoch: u64,
@@ -79,10 +81,12 @@ impl Occupancy {
 }
 
 /// Items of one opcode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpcodeCount {
     /// The opcode.
     pub opcode: SlotOpcode,
+    /// The name of its handler, or of the built-in operation.
+    pub name: String,
     /// Items admitted.
     pub items: u64,
 }
@@ -96,7 +100,8 @@ pub struct TenantCount {
     pub used: u64,
     /// Items that ended DONE.
     pub done: u64,
-    /// Items that ended in FAULT.
+    /// Items that ended in FAULT by what they answered. Those that trapped, or that the item deadline or a
+    /// lapsed lease ended, are in `used` only: the program that counts did not get that far.
     pub faulted: u64,
 }
 
@@ -175,7 +180,7 @@ impl Latency {
         let shards = shards.map_err(|_| MegakernelError::InvalidGeometry {
             what: "the range of the latency histogram in nanoseconds",
             got: LONGEST.as_nanos() as u64,
-            expected: "a range that hdrhistogram accepts",
+            expected: "a range that hdrhistogram accepts".to_owned(),
         })?;
         Ok(Latency {
             origin: Instant::now(),

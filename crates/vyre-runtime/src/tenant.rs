@@ -51,7 +51,7 @@ impl TenantConfig {
         TenantConfig { permitted: Some(permitted), ..TenantConfig::all() }
     }
 
-    /// Lets at most `items` items run until the limit is raised.
+    /// Lets at most `items` items run until the limit is raised. `u32::MAX` is no limit, as without a quota.
     #[must_use]
     pub fn quota(mut self, items: u32) -> TenantConfig {
         self.quota = Some(items);

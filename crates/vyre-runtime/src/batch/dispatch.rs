@@ -145,7 +145,7 @@ impl BatchPipelines {
         handle.ok_or(MegakernelError::InvalidGeometry {
             what: "the number of mode buffers",
             got: self.modes.len() as u64,
-            expected: "3",
+            expected: "3".to_owned(),
         })
     }
 }
@@ -371,8 +371,13 @@ impl Launches<'_> {
         };
         self.stats.launches += 1;
         self.stats.sync_points += 1;
-        let outcome =
-            pipeline.dispatch(&bindings, &config).map_err(MegakernelError::backend("run a batch"))?;
+        let outcome = pipeline.dispatch(&bindings, &config).map_err(|error| match error {
+            // What was set, not what the launches before have left of it.
+            BackendError::Deadline { waited_for, .. } => {
+                MegakernelError::Deadline { waited_for, after: self.options.deadline }
+            }
+            error => MegakernelError::backend("run a batch")(error),
+        })?;
         self.stats.device_time += outcome.elapsed;
         match outcome.trap.map(|trap| trap.code) {
             None => Ok(false),

@@ -36,7 +36,7 @@ impl HandlerTable {
             return Err(MegakernelError::InvalidGeometry {
                 what: "the number of user handlers",
                 got: handlers.len() as u64,
-                expected: "at most 256",
+                expected: format!("at most {MAX_HANDLERS}"),
             });
         }
         let mut by_opcode = HashMap::with_capacity(handlers.len());

@@ -19,13 +19,18 @@ pub(super) struct Geometry {
 ///
 /// [`MegakernelError::InvalidGeometry`] unless the slot count is a non-zero multiple of the workgroup size.
 pub fn worker_groups_for_geometry(slots: u32, workgroup_size_x: u32) -> Result<u32, MegakernelError> {
-    let refuse =
-        |what, got: u32, expected| Err(MegakernelError::InvalidGeometry { what, got: got.into(), expected });
+    let refuse = |what, got: u32, expected: String| {
+        Err(MegakernelError::InvalidGeometry { what, got: got.into(), expected })
+    };
     if workgroup_size_x == 0 {
-        return refuse("the workgroup size", workgroup_size_x, "at least 1");
+        return refuse("the workgroup size", workgroup_size_x, "at least 1".to_owned());
     }
     if slots == 0 || !slots.is_multiple_of(workgroup_size_x) {
-        return refuse("the slot count of a batch", slots, "a non-zero multiple of the workgroup size");
+        return refuse(
+            "the slot count of a batch",
+            slots,
+            format!("a non-zero multiple of the workgroup size, {workgroup_size_x}"),
+        );
     }
     Ok(slots / workgroup_size_x)
 }
@@ -37,18 +42,18 @@ impl Geometry {
         backend: &dyn VyreBackend,
     ) -> Result<Geometry, MegakernelError> {
         let worker_groups = worker_groups_for_geometry(slots, workgroup_size_x)?;
-        let refuse = |what, got: u32, expected| {
+        let refuse = |what, got: u32, expected: String| {
             Err(MegakernelError::InvalidGeometry { what, got: got.into(), expected })
         };
         let capabilities = backend.capabilities();
         if slots > MAX_BATCH_SLOTS {
-            return refuse("the slot count of a batch", slots, "at most 2^24");
+            return refuse("the slot count of a batch", slots, "at most 2^24".to_owned());
         }
         if workgroup_size_x > capabilities.max_workgroup_invocations {
             return refuse(
                 "the workgroup size",
                 workgroup_size_x,
-                "at most the backend's largest workgroup (see its capabilities)",
+                format!("at most the backend's {}", capabilities.max_workgroup_invocations),
             );
         }
         let [most, ..] = capabilities.max_grid;
@@ -56,7 +61,7 @@ impl Geometry {
             return refuse(
                 "the number of workgroups of a batch",
                 worker_groups,
-                "at most the backend's largest grid (see its capabilities)",
+                format!("at most the backend's {most}"),
             );
         }
         Ok(Geometry { slots, workgroup_size_x, worker_groups })

@@ -22,8 +22,13 @@ impl Shared {
         let ring = self.ring.counters();
         let counters = lock(&self.counters);
         let usage = lock(&self.usage);
-        let opcode = |opcode, index| OpcodeCount { opcode, items: counters.get(StateLayout::counter(index)) };
-        let builtin = BuiltinOpcode::ALL.into_iter().map(|builtin| opcode(builtin.into(), builtin.index()));
+        let opcode = |opcode, name: &str, index| OpcodeCount {
+            opcode,
+            name: name.to_owned(),
+            items: counters.get(StateLayout::counter(index)),
+        };
+        let builtin = BuiltinOpcode::ALL.into_iter();
+        let builtin = builtin.map(|builtin| opcode(builtin.into(), builtin.name(), builtin.index()));
         let handlers = (BUILTIN_COUNTERS..).zip(self.plan.handlers().iter());
         let tenant = |tenant: u16| {
             let row = u32::from(tenant) * usage_row::WORDS;
@@ -44,7 +49,7 @@ impl Shared {
             epoch: counters.get(header::EPOCH),
             log_lost: counters.get(header::LOG_LOST),
             opcodes: builtin
-                .chain(handlers.map(|(index, handler)| opcode(handler.opcode(), index)))
+                .chain(handlers.map(|(index, handler)| opcode(handler.opcode(), handler.name(), index)))
                 .collect(),
             tenants: self.plan.tenants.iter().map(|(id, _)| tenant(id)).collect(),
             latency: self.latency.as_ref().map(|latency| latency.summary()),

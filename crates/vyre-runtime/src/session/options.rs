@@ -112,7 +112,8 @@ impl SessionOptions {
         self
     }
 
-    /// How long stopping waits for outstanding items before it abandons them; 60 s by default.
+    /// How long stopping waits for outstanding items before it abandons them, and then for the kernel to
+    /// leave, which takes even an idle one a moment; 60 s by default.
     pub fn stop_deadline(mut self, deadline: Duration) -> SessionOptions {
         self.stop_deadline = deadline;
         self

@@ -98,7 +98,7 @@ impl SessionPlan {
             return Err(MegakernelError::InvalidGeometry {
                 what: "the slot count of a session",
                 got: slots.into(),
-                expected: "a power of two",
+                expected: "a power of two".to_owned(),
             });
         }
         options.buffers.keys().try_for_each(|name| self.check_destination(name))
