@@ -1,6 +1,5 @@
 //! What a session's own threads and those of its user may do to each other.
 
-#[allow(dead_code, reason = "not every test uses all of it")]
 mod support;
 
 use std::sync::Arc;
