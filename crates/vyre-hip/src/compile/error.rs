@@ -1,0 +1,125 @@
+//! What goes wrong between a source and its code object.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::Platform;
+use super::diagnostics::Diagnostics;
+
+/// A place where a compiler was looked for, and why it was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What sent the search there: a variable, an option, a default.
+    pub by: String,
+    /// The file looked for; none where the variable is not set.
+    pub path: Option<PathBuf>,
+    /// Why it was not taken.
+    pub why: String,
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(f, "{}: {}: {}", self.by, path.display(), self.why),
+            None => write!(f, "{}: {}", self.by, self.why),
+        }
+    }
+}
+
+/// Why there is no code object.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// The text names no architecture.
+    #[error("`{text}` is no GPU architecture: write e.g. gfx90a, gfx90a:xnack-, sm_90 or sm_90a")]
+    UnknownArchitecture {
+        /// The text as given.
+        text: String,
+    },
+    /// No compiler for this platform, with every place looked at.
+    #[error("no compiler for {platform} GPUs; tried:{}\n{}", list(tried), remedy_for_none(*platform))]
+    CompilerNotFound {
+        /// Whose GPUs.
+        platform: Platform,
+        /// Every place looked at, in order.
+        tried: Vec<Tried>,
+    },
+    /// Compilers were found, and none of them builds this architecture.
+    #[error("no compiler found here builds {arch}:{}\n{remedy}", list(reasons))]
+    UnsupportedArchitecture {
+        /// The architecture asked for.
+        arch: String,
+        /// For each compiler asked, its path and its first error.
+        reasons: Vec<Tried>,
+        /// What to install.
+        remedy: String,
+    },
+    /// The compiler could not be run, or its version not be read.
+    #[error("cannot run {}: {what}; check that it is an executable compiler", compiler.display())]
+    Unusable {
+        /// The compiler.
+        compiler: PathBuf,
+        /// What it was run for, and how it ended.
+        what: String,
+        /// The system's error, when it did not start.
+        source: Option<io::Error>,
+    },
+    /// The compiler ran and refused the source.
+    #[error("{} does not compile `{name}` for {arch} ({status}):\n{diagnostics}", compiler.display())]
+    Rejected {
+        /// The name of the source.
+        name: String,
+        /// The architecture.
+        arch: String,
+        /// The compiler.
+        compiler: PathBuf,
+        /// How the compiler ended.
+        status: String,
+        /// All it said, with the IR nodes its lines stem from.
+        diagnostics: Box<Diagnostics>,
+    },
+    /// A variable of the environment has a value that means nothing.
+    #[error("{name}={value} means nothing: {remedy}")]
+    Setting {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What to write.
+        remedy: &'static str,
+    },
+    /// A file that compiling needs could not be written or read.
+    #[error("{what} {}", path.display())]
+    File {
+        /// What was attempted, and the remedy.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl CompileError {
+    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+
+    /// Whether the machine lacks a compiler for what was asked, rather than the source being at fault.
+    pub fn is_missing_compiler(&self) -> bool {
+        matches!(self, Self::CompilerNotFound { .. } | Self::UnsupportedArchitecture { .. })
+    }
+}
+
+fn list(tried: &[Tried]) -> String {
+    tried.iter().map(|t| format!("\n  {t}")).collect()
+}
+
+fn remedy_for_none(platform: Platform) -> &'static str {
+    match platform {
+        Platform::Amd => "install hipcc (Debian: hipcc; else ROCm), or name it by HIPCC",
+        Platform::Nvidia => "install the CUDA toolkit's nvcc, or name it by NVCC",
+    }
+}
