@@ -1,13 +1,12 @@
-//! The buffers of a backend: handles, checks, and binding to programs.
+//! The buffers of a backend, and binding them to programs.
 //!
-//! Every refusal names the buffer and what would have been accepted. Absent on purpose: any order between
-//! host access and running programs; the driver's contract leaves that to the caller.
+//! Handles and their checks are the driver's [`BufferTable`]; here is what lies behind them. Absent on purpose:
+//! any order between host access and running programs; the driver's contract leaves that to the caller.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use vyre_driver::region::SharedRegion;
+use vyre_driver::table::{self, BufferTable};
 use vyre_driver::{BackendError, BufferBinding, BufferDesc, BufferHandle, Generation};
 use vyre_foundation::{BufferAccess, BufferDecl, MemorySpace};
 
@@ -16,19 +15,9 @@ use crate::memory::{Budget, Keep, Memory, View};
 /// The only incarnation of this device: host memory is not lost while the process lives.
 pub(crate) const GENERATION: Generation = Generation(1);
 
-/// Numbers for buffers, of all backends of the process: a handle never fits another backend's buffer.
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-struct Entry {
-    handle: BufferHandle,
-    label: String,
-    space: MemorySpace,
-    memory: Arc<Memory>,
-}
-
 /// All buffers of a backend.
 pub(crate) struct Buffers {
-    entries: Mutex<HashMap<u64, Entry>>,
+    table: BufferTable<Memory>,
     budget: Arc<Budget>,
 }
 
@@ -49,46 +38,23 @@ pub(crate) enum Source<'s> {
 
 impl Buffers {
     pub(crate) fn new(budget: Arc<Budget>) -> Buffers {
-        Buffers { entries: Mutex::new(HashMap::new()), budget }
+        Buffers { table: BufferTable::new(GENERATION), budget }
     }
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
-        // Every change of the table is one insertion or removal, so a poisoned one is whole.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(crate) fn create(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {
-        if desc.space == MemorySpace::Workgroup {
-            return Err(BackendError::invalid(
-                "space",
-                "workgroup",
-                "global, host-visible or uniform: workgroup memory belongs to a running workgroup",
-            ));
-        }
-        let out_of_memory = |requested| BackendError::OutOfMemory {
-            what: format!("buffer `{}`", desc.label),
-            requested,
-            available: self.budget.available(),
-        };
-        let bytes = desc.byte_len().ok_or_else(|| out_of_memory(u64::MAX))?;
-        let charge = self.budget.charge(bytes).ok_or_else(|| out_of_memory(bytes))?;
-        let memory = Memory::zeroed(bytes, Some(charge)).ok_or_else(|| out_of_memory(bytes))?;
-        let id = NEXT_ID.fetch_add(1, Relaxed);
-        let handle = BufferHandle { id, generation: GENERATION, element: desc.element, len: desc.len };
-        let entry = Entry { handle, label: desc.label.clone(), space: desc.space, memory: Arc::new(memory) };
-        self.entries().insert(id, entry);
-        Ok(handle)
+        let bytes = table::check_desc(desc, self.budget.available())?;
+        let charge = self.budget.charge(bytes);
+        let memory = charge.and_then(|charge| Memory::zeroed(bytes, Some(charge)));
+        let memory = memory.ok_or_else(|| table::out_of_memory(desc, bytes, self.budget.available()))?;
+        Ok(self.table.insert(desc, Arc::new(memory)))
     }
 
     pub(crate) fn destroy(&self, handle: BufferHandle) -> Result<(), BackendError> {
-        let mut entries = self.entries();
-        find(&entries, handle)?;
-        entries.remove(&handle.id);
-        Ok(())
+        self.table.remove(handle).map(drop)
     }
 
     pub(crate) fn write(&self, handle: BufferHandle, offset: u64, bytes: &[u8]) -> Result<(), BackendError> {
@@ -115,22 +81,15 @@ impl Buffers {
         offset: u64,
         bytes: u64,
     ) -> Result<Arc<Memory>, BackendError> {
-        let entries = self.entries();
-        let entry = find(&entries, handle)?;
-        check_range(entry, offset, bytes)?;
-        Ok(Arc::clone(&entry.memory))
+        self.table.range(handle, offset, bytes)
     }
 
     /// Binds what a program declares, in order, workgroup buffers left out.
     pub(crate) fn bind(&self, decls: &[BufferDecl], sources: &[Source<'_>]) -> Result<Bound, BackendError> {
-        let wanted = decls.iter().filter(|decl| decl.space != MemorySpace::Workgroup).count();
-        if sources.len() != wanted {
-            let expected = format!("{wanted}, one for each declared buffer that is not workgroup memory");
-            return Err(BackendError::invalid("bindings", sources.len(), expected));
-        }
-        let entries = self.entries();
+        table::check_count(decls, sources.len())?;
         let mut sources = sources.iter();
-        let mut bound = Bound { views: Vec::with_capacity(decls.len()), keep: Vec::with_capacity(wanted) };
+        let mut bound =
+            Bound { views: Vec::with_capacity(decls.len()), keep: Vec::with_capacity(sources.len()) };
         for decl in decls {
             let source = if decl.space == MemorySpace::Workgroup { None } else { sources.next() };
             let Some(source) = source else {
@@ -139,10 +98,7 @@ impl Buffers {
             };
             let (keep, offset, bytes) = match source {
                 Source::Buffer(binding) => {
-                    let entry = find(&entries, binding.buffer)?;
-                    check_range(entry, binding.byte_offset, binding.byte_len)?;
-                    check_access(decl, entry)?;
-                    (Keep::Memory(Arc::clone(&entry.memory)), binding.byte_offset, binding.byte_len)
+                    (Keep::Memory(self.table.bind(decl, binding)?), binding.byte_offset, binding.byte_len)
                 }
                 Source::Region { region, offset, bytes } => {
                     if decl.access != BufferAccess::Read {
@@ -170,71 +126,14 @@ impl Buffers {
     }
 }
 
-fn find(entries: &HashMap<u64, Entry>, handle: BufferHandle) -> Result<&Entry, BackendError> {
-    let stale =
-        BackendError::StaleHandle { id: handle.id, generation: handle.generation, current: GENERATION };
-    let entry = entries.get(&handle.id).ok_or(stale)?;
-    if entry.handle == handle {
-        return Ok(entry);
-    }
-    if handle.generation != GENERATION {
-        let (id, generation) = (handle.id, handle.generation);
-        return Err(BackendError::StaleHandle { id, generation, current: GENERATION });
-    }
-    Err(BackendError::invalid(
-        "buffer",
-        format!("buffer {} as {} elements of {}", handle.id, handle.len, handle.element),
-        format!("the handle that was given out: {} of {}", entry.handle.len, entry.handle.element),
-    ))
-}
-
-fn check_range(entry: &Entry, offset: u64, bytes: u64) -> Result<(), BackendError> {
-    let size = entry.memory.bytes();
-    if offset.checked_add(bytes).is_some_and(|end| end <= size) {
-        return Ok(());
-    }
-    Err(BackendError::invalid(
-        "range",
-        format!("{bytes} bytes at {offset} of buffer `{}`", entry.label),
-        format!("a range of its {size} bytes"),
-    ))
-}
-
-fn check_access(decl: &BufferDecl, entry: &Entry) -> Result<(), BackendError> {
-    let written = decl.access != BufferAccess::Read;
-    let refused = match entry.space {
-        MemorySpace::Uniform => written.then_some("a buffer that may be written, not a uniform one"),
-        // Read-modify-write exists on global declarations only, and must not reach memory that the host
-        // touches.
-        MemorySpace::HostVisible => (written && decl.space == MemorySpace::Global)
-            .then_some("a global buffer, or a host-visible declaration"),
-        MemorySpace::Global | MemorySpace::Workgroup => None,
-    };
-    match refused {
-        None => Ok(()),
-        Some(expected) => Err(BackendError::invalid(
-            "bindings",
-            format!("buffer `{}` for `{}`, which the program writes", entry.label, decl.name),
-            expected,
-        )),
-    }
-}
-
 fn view(decl: &BufferDecl, keep: &Keep, offset: u64, bytes: u64) -> Result<View, BackendError> {
+    table::check_elements(decl, offset, bytes)?;
     let size = decl.element.size() as u64;
-    if bytes / size < u64::from(decl.len) {
-        return Err(BackendError::invalid(
-            "bindings",
-            format!("{} elements for `{}`", bytes / size, decl.name),
-            format!("at least the {} it declares", decl.len),
-        ));
-    }
-    let aligned = View::new(keep, offset, bytes, size).filter(|_| bytes.is_multiple_of(size));
-    aligned.ok_or_else(|| {
+    View::new(keep, offset, bytes, size).ok_or_else(|| {
         BackendError::invalid(
             "bindings",
-            format!("{bytes} bytes at {offset} for `{}`", decl.name),
-            format!("offset and length to be multiples of {size}, the size of a {}", decl.element),
+            format!("memory that is not aligned for `{}`", decl.name),
+            format!("an address that is a multiple of {size}"),
         )
     })
 }

@@ -40,6 +40,7 @@ pub mod region;
 pub mod resident;
 pub mod ring;
 mod sync;
+pub mod table;
 pub mod view;
 pub mod wait;
 
