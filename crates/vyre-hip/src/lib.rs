@@ -21,3 +21,6 @@ pub mod device;
 pub mod emit;
 mod error;
 pub mod kernels;
+
+pub use detect::{DetectReport, detect};
+pub use error::{DeviceError, HipError, OpenError};

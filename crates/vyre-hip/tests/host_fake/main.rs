@@ -1,0 +1,6 @@
+//! The device layer over a fake library: who owns what, what failures become, what is called when.
+
+mod errors;
+mod fake;
+mod launches;
+mod ownership;
