@@ -1,0 +1,117 @@
+/* Which vyre_gemm_f16 kernel to launch for a shape, with what grid, shared memory and split of k.
+ * Plain C for the host; the figures it rests on are in docs/gemm.md.
+ */
+#ifndef VYRE_GEMM_CHOICE_H
+#define VYRE_GEMM_CHOICE_H
+
+#include <stdint.h>
+
+/* Add "_element" to a name for operands that are not aligned to 16 bytes. */
+typedef struct VyreGemmEntry {
+    const char *name;
+    uint32_t rows, columns; /* of C in a block */
+    uint32_t k_step;        /* of k in a step of the loop with asynchronous copies */
+    uint32_t threads, staged_threads; /* of the asynchronous and of the staged loop */
+    uint32_t async_shared;  /* bytes of dynamic shared memory on sm_80 and later */
+    uint32_t resident;      /* blocks that share a multiprocessor there */
+    uint32_t cost;          /* time of one such set of blocks and unit of k, relative */
+} VyreGemmEntry;
+
+enum {
+    VYRE_GEMM_128X256,
+    VYRE_GEMM_128X128,
+    VYRE_GEMM_64X128,
+    VYRE_GEMM_64X64,
+    VYRE_GEMM_32X64,
+    VYRE_GEMM_ROWS1,
+    VYRE_GEMM_ROWS4,
+    VYRE_GEMM_ROWS8,
+    VYRE_GEMM_ENTRY_COUNT,
+};
+
+static const VyreGemmEntry VYRE_GEMM_ENTRIES[VYRE_GEMM_ENTRY_COUNT] = {
+    {"vyre_gemm_f16_128x256", 128, 256, 64, 256, 256, 4 * (128 + 256) * 64 * 2, 1, 200},
+    {"vyre_gemm_f16_128x128", 128, 128, 64, 128, 256, 3 * (128 + 128) * 64 * 2, 2, 220},
+    {"vyre_gemm_f16_64x128", 64, 128, 64, 256, 256, 4 * (64 + 128) * 64 * 2, 2, 200},
+    {"vyre_gemm_f16_64x64", 64, 64, 64, 256, 128, 4 * (64 + 64) * 64 * 2, 3, 120},
+    {"vyre_gemm_f16_32x64", 32, 64, 64, 256, 128, 4 * (32 + 64) * 64 * 2, 4, 100},
+    {"vyre_gemm_f16_rows1", 1, 64, 256, 256, 256, 0, 2, 0},
+    {"vyre_gemm_f16_rows4", 4, 64, 256, 256, 256, 0, 2, 0},
+    {"vyre_gemm_f16_rows8", 8, 64, 256, 256, 256, 0, 1, 0},
+};
+
+enum {
+    VYRE_GEMM_LOOP_ASYNC,    /* NVIDIA sm_80 and later */
+    VYRE_GEMM_LOOP_STAGED_CUDA, /* older NVIDIA */
+    VYRE_GEMM_LOOP_STAGED_HIP,  /* AMD: LDS is static */
+};
+
+static inline uint32_t vyre_gemm_dynamic_shared(const VyreGemmEntry *entry, int loop) {
+    if (entry->async_shared == 0 || loop == VYRE_GEMM_LOOP_STAGED_HIP) {
+        return 0;
+    }
+    return loop == VYRE_GEMM_LOOP_ASYNC ? entry->async_shared : (entry->rows + entry->columns) * 160;
+}
+
+typedef struct VyreGemmChoice {
+    uint32_t entry;
+    uint32_t split_k;
+    uint32_t tile_group;
+    uint32_t grid; /* blocks; zero where there is nothing to write */
+} VyreGemmChoice;
+
+static inline uint64_t vyre_gemm_ceil(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
+
+static inline uint64_t vyre_gemm_tiles(uint32_t entry, uint64_t m, uint64_t n, uint64_t batch) {
+    return vyre_gemm_ceil(m, VYRE_GEMM_ENTRIES[entry].rows) * vyre_gemm_ceil(n, VYRE_GEMM_ENTRIES[entry].columns) * batch;
+}
+
+/* fp32 words of workspace; and one uint32_t counter a tile. Nothing is needed when split_k is 1. */
+static inline uint64_t vyre_gemm_workspace_floats(const VyreGemmChoice *choice, uint64_t m, uint64_t n, uint64_t batch) {
+    const VyreGemmEntry *entry = &VYRE_GEMM_ENTRIES[choice->entry];
+    const uint64_t outputs = (uint64_t)entry->rows * entry->columns;
+    /* rows1 has fewer outputs than threads, and every thread keeps one. */
+    const uint64_t kept = outputs < 256 ? 256 : outputs;
+    return choice->split_k > 1 ? vyre_gemm_tiles(choice->entry, m, n, batch) * choice->split_k * kept : 0;
+}
+
+/* The grid for a choice made by hand. */
+static inline uint32_t vyre_gemm_grid(const VyreGemmChoice *choice, uint64_t m, uint64_t n, uint64_t batch) {
+    const uint64_t items = vyre_gemm_tiles(choice->entry, m, n, batch) * choice->split_k;
+    return items < 0x100000 ? (uint32_t)items : 0x100000; /* blocks walk what is left over */
+}
+
+/* `units`: multiprocessors or compute units of the device. */
+static inline VyreGemmChoice vyre_gemm_choose(uint64_t m, uint64_t n, uint64_t k, uint64_t batch, uint32_t units) {
+    VyreGemmChoice choice = {VYRE_GEMM_128X256, 1, 8, 0};
+    uint64_t tiles, want, most;
+    if (m <= 8) {
+        choice.entry = m <= 1 ? VYRE_GEMM_ROWS1 : m <= 4 ? VYRE_GEMM_ROWS4 : VYRE_GEMM_ROWS8;
+        want = 4ull * units;
+        most = vyre_gemm_ceil(k, 512);
+    } else {
+        uint64_t best = UINT64_MAX;
+        for (uint32_t entry = VYRE_GEMM_128X256; entry <= VYRE_GEMM_32X64; ++entry) {
+            const VyreGemmEntry *tile = &VYRE_GEMM_ENTRIES[entry];
+            const uint64_t sets = vyre_gemm_ceil(vyre_gemm_tiles(entry, m, n, batch), (uint64_t)units * tile->resident);
+            if (sets * tile->cost < best) {
+                best = sets * tile->cost;
+                choice.entry = entry;
+            }
+        }
+        want = units;
+        most = k / 512;
+    }
+    tiles = vyre_gemm_tiles(choice.entry, m, n, batch);
+    if (tiles != 0 && tiles * 2 <= want && most > 1) {
+        const uint64_t split = want / tiles;
+        choice.split_k = (uint32_t)(split < most ? split : most);
+    }
+    if (choice.split_k > 64) {
+        choice.split_k = 64;
+    }
+    choice.grid = vyre_gemm_grid(&choice, m, n, batch);
+    return choice;
+}
+
+#endif

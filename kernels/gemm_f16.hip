@@ -1,0 +1,92 @@
+// fp16 matrix product with fp32 accumulation; gemm/arguments.h says what is computed, gemm/choice.h
+// which kernel to launch with what grid. One source for both vendors: the loop and the matrix unit
+// are chosen by the architecture that is compiled for.
+#include "gemm/arguments.h"
+#include "gemm/gemm_device.h"
+#include "gemm/schedule.h"
+#include "gemm/epilogue.h"
+#include "gemm/block_staged.h"
+#include "gemm/rows.h"
+
+// The first three are the bench's, to run on one device what other architectures compile.
+#if defined(VYRE_GEMM_FORCE_PLAIN)
+#define VYRE_GEMM_UNIT_PLAIN 1
+#elif defined(VYRE_GEMM_EMULATE_MFMA)
+#define VYRE_GEMM_UNIT_MFMA 1
+#elif defined(VYRE_GEMM_EMULATE_WMMA)
+#define VYRE_GEMM_UNIT_WMMA 1
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define VYRE_GEMM_UNIT_MMA_SM80 1
+#elif defined(__gfx908__) || defined(__gfx90a__) || defined(__gfx940__) || defined(__gfx941__) || \
+    defined(__gfx942__) || defined(__gfx950__)
+#define VYRE_GEMM_UNIT_MFMA 1
+#elif defined(__GFX11__)
+#define VYRE_GEMM_UNIT_WMMA 1
+#else
+#define VYRE_GEMM_UNIT_PLAIN 1
+#endif
+
+#if defined(VYRE_GEMM_UNIT_MMA_SM80)
+#include "gemm/tile_mma_sm80.h"
+#include "gemm/block_async.h"
+template <int BM, int BN, int STAGED_THREADS, int THREADS, int BK, int STAGES, int KGROUPS>
+struct TileBlock {
+    static constexpr int kThreads = THREADS;
+    static constexpr int kWavesM = 2, kWavesN = THREADS / 32 / kWavesM / KGROUPS;
+    using Block = AsyncBlock<BM, BN, BK, BM / kWavesM, BN / kWavesN, STAGES, KGROUPS>;
+};
+#else
+#if defined(VYRE_GEMM_UNIT_MFMA)
+#include "gemm/tile_mfma.h"
+template <int WM, int WN>
+using UnitFragment = MfmaFragment<WM, WN>;
+#elif defined(VYRE_GEMM_UNIT_WMMA)
+#include "gemm/tile_wmma.h"
+template <int WM, int WN>
+using UnitFragment = WmmaFragment<WM, WN>;
+#else
+#include "gemm/tile_plain.h"
+template <int WM, int WN>
+using UnitFragment = PlainFragment<WM, WN>;
+#endif
+// What stands behind STAGED_THREADS is the asynchronous loop's.
+template <int BM, int BN, int STAGED_THREADS, int, int, int, int>
+struct TileBlock {
+    static constexpr int kThreads = STAGED_THREADS, kWaves = kThreads / kWaveWidth;
+    static constexpr int kWavesM = BM == 32 && kWaves == 2 ? 1 : 2, kWavesN = kWaves / kWavesM;
+    using Block = StagedBlock<BM, BN, BM / kWavesM, BN / kWavesN, UnitFragment<BM / kWavesM, BN / kWavesN>>;
+};
+#endif
+
+// Two entries a tile: 16-byte accesses where a, b, lda, ldb and the strides are multiples of 16
+// bytes, and element by element for any alignment.
+#define VYRE_GEMM_ENTRY(NAME, VECTOR, BM, BN, ...)                                                       \
+    extern "C" __global__ void __launch_bounds__((TileBlock<BM, BN, __VA_ARGS__>::kThreads), 1)          \
+        NAME(VyreGemmArguments args) {                                                                   \
+        using Choice = TileBlock<BM, BN, __VA_ARGS__>;                                                   \
+        static_assert(Choice::Block::kThreads == Choice::kThreads, "the launch gives this many threads"); \
+        Choice::Block::run<VECTOR>(args);                                                                \
+    }
+#define VYRE_GEMM_TILE(BM, BN, ...)                                                                      \
+    VYRE_GEMM_ENTRY(vyre_gemm_f16_##BM##x##BN, true, BM, BN, __VA_ARGS__)                                \
+    VYRE_GEMM_ENTRY(vyre_gemm_f16_##BM##x##BN##_element, false, BM, BN, __VA_ARGS__)
+
+#define VYRE_GEMM_ROWS(ROWS)                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 1) vyre_gemm_f16_rows##ROWS(VyreGemmArguments args) { \
+        RowsBlock<ROWS>::run<true>(args);                                                                \
+    }                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256, 1)                                                 \
+        vyre_gemm_f16_rows##ROWS##_element(VyreGemmArguments args) {                                     \
+        RowsBlock<ROWS>::run<false>(args);                                                               \
+    }
+
+// BM, BN, threads of the staged loop; threads, BK, stages, k groups of the asynchronous one:
+// gemm/choice.h says the same to the host.
+VYRE_GEMM_TILE(128, 256, 256, 256, 64, 4, 1)
+VYRE_GEMM_TILE(128, 128, 256, 128, 64, 3, 1)
+VYRE_GEMM_TILE(64, 128, 256, 256, 64, 4, 1)
+VYRE_GEMM_TILE(64, 64, 128, 256, 64, 4, 2)
+VYRE_GEMM_TILE(32, 64, 128, 256, 64, 4, 2)
+VYRE_GEMM_ROWS(1)
+VYRE_GEMM_ROWS(4)
+VYRE_GEMM_ROWS(8)
