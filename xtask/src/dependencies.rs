@@ -33,7 +33,8 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
         if let Some(links) = package["links"].as_str()
             && FORBIDDEN_LINKS.contains(&links)
         {
-            problems.push(format!("{name} links {links}: nothing may need a GPU library to build by default"));
+            problems
+                .push(format!("{name} links {links}: nothing may need a GPU library to build by default"));
         }
         let in_workspace = package["source"].is_null();
         if !in_workspace {
