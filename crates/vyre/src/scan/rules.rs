@@ -64,13 +64,13 @@ pub enum RuleErrorKind {
     #[error("not UTF-8; write other bytes as \\xNN with (?-u)")]
     NotUtf8,
     /// The line has no tab.
-    #[error("no tab between id and regex")]
-    NoTab,
+    #[error("no tab in {0:?}; write id, a tab, and the regex")]
+    NoTab(String),
     /// The id is empty or holds white space or control characters.
     #[error("bad id {0:?}; use one or more characters without white space")]
     BadId(String),
     /// The id was used before.
-    #[error("id {id:?} is already that of line {first}")]
+    #[error("id {id:?} is already that of line {first}; rename one")]
     DuplicateId {
         /// The id.
         id: String,
@@ -80,6 +80,16 @@ pub enum RuleErrorKind {
     /// The regex is empty, which would match between any two bytes.
     #[error("rule {0:?} has an empty regex; write (?:) if that is meant")]
     EmptyRegex(String),
+    /// The regex is valid, and too large.
+    #[error(
+        "rule {id:?} compiles to more than {limit} bytes; repeat less often, use (?-u), or make two rules of it"
+    )]
+    TooLarge {
+        /// The rule's id.
+        id: String,
+        /// Bytes that a compiled regex may have.
+        limit: usize,
+    },
     /// The regex does not compile.
     #[error("rule {id:?} is not a valid regex")]
     BadRegex {
@@ -133,7 +143,7 @@ impl Rules {
 
 fn parse_line(bytes: &[u8], line: usize, before: &[Rule]) -> Result<Rule, RuleErrorKind> {
     let text = std::str::from_utf8(bytes).map_err(|_| RuleErrorKind::NotUtf8)?;
-    let (id, pattern) = text.split_once('\t').ok_or(RuleErrorKind::NoTab)?;
+    let (id, pattern) = text.split_once('\t').ok_or_else(|| RuleErrorKind::NoTab(beginning(text)))?;
     let id = id.to_owned();
     if id.is_empty() || id.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(RuleErrorKind::BadId(id));
@@ -146,7 +156,17 @@ fn parse_line(bytes: &[u8], line: usize, before: &[Rule]) -> Result<Rule, RuleEr
     }
     match Regex::new(pattern) {
         Ok(regex) => Ok(Rule { id, line, regex }),
+        Err(regex::Error::CompiledTooBig(limit)) => Err(RuleErrorKind::TooLarge { id, limit }),
         Err(error) => Err(RuleErrorKind::BadRegex { id, error: Box::new(error) }),
+    }
+}
+
+/// Enough of a line to find it by.
+fn beginning(text: &str) -> String {
+    const SHOWN: usize = 40;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => text.get(..end).unwrap_or_default().to_owned() + "...",
+        None => text.to_owned(),
     }
 }
 
@@ -178,14 +198,23 @@ mod tests {
         for (file, expected) in [
             (&b""[..], &["line 1: no rule in the file; write lines of the form id<TAB>regex"][..]),
             (b"# only\n", &["line 1: no rule in the file; write lines of the form id<TAB>regex"]),
-            (b"a b", &["line 1: no tab between id and regex"]),
+            (b"a b", &["line 1: no tab in \"a b\"; write id, a tab, and the regex"]),
+            (
+                b"a\t(?:\\w{1000}){1000}",
+                &[
+                    "line 1: rule \"a\" compiles to more than 10485760 bytes; repeat less often, use (?-u), or make two rules of it",
+                ],
+            ),
             (b"\tx", &["line 1: bad id \"\"; use one or more characters without white space"]),
             (b"a b\tx", &["line 1: bad id \"a b\"; use one or more characters without white space"]),
             (b"a\t", &["line 1: rule \"a\" has an empty regex; write (?:) if that is meant"]),
             (b"a\tx\n\xFF\ty", &["line 2: not UTF-8; write other bytes as \\xNN with (?-u)"]),
             (
                 b"a\tx\n#\na\ty\nb\n",
-                &["line 3: id \"a\" is already that of line 1", "line 4: no tab between id and regex"],
+                &[
+                    "line 3: id \"a\" is already that of line 1; rename one",
+                    "line 4: no tab in \"b\"; write id, a tab, and the regex",
+                ],
             ),
         ] {
             let error = Rules::parse(file).expect_err("a bad file");
