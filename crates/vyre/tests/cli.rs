@@ -139,12 +139,33 @@ fn what_cannot_be_read_is_an_error_and_the_rest_is_scanned() {
 }
 
 #[test]
-fn a_file_whose_length_lies_is_an_error() {
-    // What the kernel makes up has no length and yet bytes, like a file that grows.
+fn a_file_whose_length_lies_is_scanned() {
+    // What the kernel makes up has no length and yet bytes.
+    let fixture = Fixture::new(b"r\t\\AName:\tvyre\n", &[]);
+    let scanned = fixture.run(&["scan", "--rules", "r", "/proc/self/status"]);
+    assert_eq!(scanned, (Some(0), "/proc/self/status:1:1:r\n".to_owned(), String::new()));
+}
+
+#[test]
+fn two_spellings_of_one_path_are_one() {
     let fixture = Fixture::new(b"r\tx\n", &[(b"f", b"x")]);
-    let (status, stdout, stderr) = fixture.run(&["scan", "--rules", "r", "/proc/self/status", "d"]);
-    assert_eq!((status, stdout.as_str()), (Some(2), "d/f:1:1:r\n"));
-    assert!(stderr.contains("/proc/self/status: changed while it was scanned (it grew)"), "{stderr}");
+    symlink("d", fixture.path().join("link")).expect("linked");
+    for paths in [["d", "./d", "link"], ["d", "d/../d", "./d/f"], ["d/f", "d", "link/f"]] {
+        let [one, two, three] = paths;
+        let scanned = fixture.run(&["scan", "--rules", "r", one, two, three]);
+        assert_eq!(scanned, (Some(0), "d/f:1:1:r\n".to_owned(), String::new()), "{paths:?}");
+    }
+}
+
+#[test]
+fn help_says_what_is_written_and_how_it_ends() {
+    let (status, stdout, _) = Fixture::new(b"", &[]).run(&["scan", "--help"]);
+    assert_eq!(status, Some(0));
+    for expected in
+        ["Exit status:", "path:line:column:id", "path_bytes", "Search files for many patterns at once"]
+    {
+        assert!(stdout.contains(expected), "{expected} is not in {stdout}");
+    }
 }
 
 #[test]
@@ -217,6 +238,14 @@ fn stats_go_to_stderr() {
     assert_eq!((&object["items"], &object["matches"]), (&1.into(), &1.into()));
     assert_eq!(object["comparison"]["disagreements"], 0);
     assert!(object["comparison"]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0));
+}
+
+#[test]
+fn stats_say_why_a_rule_is_run_on_the_host() {
+    let fixture = Fixture::new(b"big\tk(?:[ab]{0,40}a[ab]{14}c)?z\n", &[(b"f", b"kz")]);
+    let (status, _, stderr) = fixture.run(&["scan", "--rules", "r", "--stats", "d"]);
+    let expected = "rules on host   big: each needs a table of more than 524288 bytes";
+    assert!(status == Some(0) && stderr.contains(expected), "{stderr}");
 }
 
 #[test]

@@ -162,8 +162,8 @@ fn a_file_longer_than_what_is_kept() {
 
 #[test]
 fn a_slow_file_holds_nobody_up() {
-    // While one producer sorts two million matches, the others go round the ring; slots that it has not
-    // given back stop them, and must not stop all.
+    // While one producer reports two million matches, the others go round the ring; slots that it has not
+    // given back would stop them.
     let folder = tempfile::tempdir().expect("a folder");
     let rules = "x\tx\n";
     let slow: Vec<u8> = vec![b'x'; 2 << 20];
@@ -175,14 +175,63 @@ fn a_slow_file_holds_nobody_up() {
         files.push(path);
     }
     let scanner = scanner(rules);
-    let mut matches = Vec::new();
+    let (mut matches, mut in_file) = (Vec::new(), 0);
     let each = |report: vyre::scan::FileReport| {
-        matches.push(report.outcome.expect("readable").len());
+        in_file += report.outcome.expect("readable").len();
+        if report.complete {
+            matches.push(std::mem::take(&mut in_file));
+        }
         ControlFlow::Continue(())
     };
     scanner.scan(&files, each).expect("the scan ends");
     let expected: Vec<_> = (0..24).map(|index| if index % 8 == 1 { 2 << 20 } else { 0 }).collect();
     assert_eq!(matches, expected);
+}
+
+#[test]
+fn many_matches_come_in_parts_and_in_order() {
+    // Far more matches than may wait: in long files, in short ones behind a slow reader, in empty ones.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut files = Vec::new();
+    for index in 0..400 {
+        let path = folder.path().join(format!("{index:03}"));
+        let bytes = [300_000, 0, 1_000, 900, 1_024, 1_025][index % 6];
+        std::fs::write(&path, vec![b'x'; if index < 12 { bytes } else { bytes.min(1_100) }])
+            .expect("written");
+        files.push(path);
+    }
+    let rules = "x\tx\nempty\t(?-u:x*)\nend\t\\z\n";
+    let (stats, matches) = agree(&scanner(rules), rules, &files);
+    assert_eq!(stats.matches, matches as u64);
+    assert!(matches > 2 * 300_000);
+
+    let mut open: Option<PathBuf> = None;
+    let mut most = 0;
+    let each = |report: vyre::scan::FileReport| {
+        let matches = report.outcome.expect("readable").len();
+        most = most.max(matches);
+        assert!(open.as_ref().is_none_or(|path| *path == report.path), "parts of two files are mixed");
+        assert!(report.complete || matches == vyre::scan::PART_MATCHES);
+        open = (!report.complete).then_some(report.path);
+        ControlFlow::Continue(())
+    };
+    scanner(rules).scan(&files, each).expect("the scan ends");
+    assert_eq!((open, most), (None, vyre::scan::PART_MATCHES));
+}
+
+#[test]
+fn a_reader_who_leaves_between_two_parts_ends_the_scan() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let paths: Vec<_> = (0..8).map(|index| folder.path().join(index.to_string())).collect();
+    paths.iter().for_each(|path| std::fs::write(path, vec![b'x'; 1 << 20]).expect("written"));
+    let scanner = scanner("x\tx\n");
+    let mut reports = 0;
+    let each = |_| {
+        reports += 1;
+        if reports == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    scanner.scan(&paths, each).expect("the scan ends");
+    assert_eq!(reports, 3);
 }
 
 #[test]
@@ -205,7 +254,7 @@ fn two_scans_report_the_same() {
     let run = || {
         let mut all = Vec::new();
         let each = |report: vyre::scan::FileReport| {
-            all.push((report.path.clone(), report.bytes, report.outcome.ok()));
+            all.push((report.path.clone(), report.bytes, report.outcome.ok(), report.complete));
             ControlFlow::Continue(())
         };
         let stats = scanner.scan(&files, each).expect("the scan ends");

@@ -7,18 +7,30 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use vyre::scan::{Rules, RulesError, ScanOptions, ScanStats, Scanner, compare, walk};
+use vyre::scan::{Fingerprint, Rules, RulesError, ScanOptions, ScanStats, Scanner, compare, walk};
 
 use super::output::Output;
 use super::progress::Progress;
 use super::summary::{self, Comparison};
 use super::{Backend, FAILURE, messages};
 
-/// Search every regular file below each PATH, hidden ones too; symbolic links below a PATH are not followed.
-///
-/// Writes one `path:line:column:id` for each match, in this order. Exits with 0 if there are matches, with 1
-/// if there are none, and with 2 after any error.
+/// What `--help` says behind the options.
+const HELP: &str = "\
+Every regular file below each PATH is searched, hidden ones too; symbolic links below a PATH are not followed.
+
+Output, in order of path, line, column and id, the columns in bytes from 1:
+  path:line:column:id
+With --json, one object a line: path, line, column, id, start, end (bytes from 0, end behind the last), and
+path_bytes, an array, if the path is not UTF-8. A path is written byte for byte; for paths with newlines in
+them use --json. Errors are lines `vyre: PATH: WHAT` on stderr.
+
+Exit status:
+  0  there are matches
+  1  there are none
+  2  something went wrong; what could be scanned was scanned, and its matches were written";
+
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub(crate) struct ScanArguments {
     /// The rules: lines of the form id<TAB>regex, and # comments.
     #[arg(long, value_name = "FILE")]
@@ -57,13 +69,17 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
     let scanner = Scanner::new(backend, rules, options)?;
     let mut output = Output::to_stdout(arguments.json, scanner.rules());
     let progress = Progress::new(found.files.len());
-    let (mut bytes, mut write_error, mut fingerprints) = (0, None, Vec::new());
+    let (mut bytes, mut write_error) = (0, None);
+    let (mut fingerprint, mut fingerprints) = (Fingerprint::default(), Vec::new());
     let stats = scanner.scan(&found.files, |report| {
         if arguments.compare {
-            fingerprints.push(report.fingerprint());
+            fingerprint.add(&report);
         }
-        bytes += report.bytes;
-        progress.file(bytes);
+        if report.complete {
+            fingerprints.push(std::mem::take(&mut fingerprint).value());
+            bytes += report.bytes;
+            progress.file(bytes);
+        }
         match report.outcome {
             Ok(matches) if matches.is_empty() => {}
             Ok(matches) => {

@@ -75,8 +75,17 @@ pub(crate) fn text(stats: &ScanStats, comparison: Option<&Comparison>) -> String
             format!("{} rules, {} states, {} bytes, {sees}", table.rules, table.states, table.bytes),
         );
     }
-    let host = if stats.host_rules.is_empty() { "none".to_owned() } else { stats.host_rules.join(" ") };
-    row("rules on host", host);
+    row(
+        "rules on host",
+        match stats.host_rules.as_slice() {
+            [] => "none".to_owned(),
+            ids => format!(
+                "{}: each needs a table of more than {} bytes, even cut to a short prefix",
+                ids.join(" "),
+                stats.host_limit
+            ),
+        },
+    );
     if let Some(latency) = stats.latency {
         row("item latency", format!("p50 {:.0} us, p99 {:.0} us", latency.p50_us, latency.p99_us));
     }

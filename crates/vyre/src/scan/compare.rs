@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::confirm::{Match, confirm};
 use super::error::ScanError;
-use super::producer::FileReport;
+use super::reports::FileReport;
 use super::rules::Rules;
 use super::source::Source;
 
@@ -33,17 +33,30 @@ impl Plain {
     }
 }
 
-impl FileReport {
-    /// What identifies the matches, to compare them without keeping them; `None` for a file with an error.
-    pub fn fingerprint(&self) -> Option<u64> {
-        self.outcome.as_ref().ok().map(|matches| fingerprint(matches))
-    }
+/// What identifies the matches of one file, to compare them without keeping them.
+#[derive(Clone, Debug, Default)]
+pub struct Fingerprint {
+    hasher: DefaultHasher,
+    failed: bool,
 }
 
-fn fingerprint(matches: &[Match]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    matches.hash(&mut hasher);
-    hasher.finish()
+impl Fingerprint {
+    /// Takes in a report about the file; its reports are taken in in order.
+    pub fn add(&mut self, report: &FileReport) {
+        match &report.outcome {
+            Ok(matches) => matches.iter().for_each(|found| self.add_match(found)),
+            Err(_) => self.failed = true,
+        }
+    }
+
+    fn add_match(&mut self, found: &Match) {
+        found.hash(&mut self.hasher);
+    }
+
+    /// The same for the same matches; `None` for a file with an error.
+    pub fn value(&self) -> Option<u64> {
+        (!self.failed).then(|| self.hasher.finish())
+    }
 }
 
 /// Runs [`regex::bytes::Regex::find_iter`] of every rule over every file, on as many threads as the machine
@@ -63,13 +76,11 @@ pub fn compare(rules: &Rules, files: &[PathBuf]) -> Result<Plain, ScanError> {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(path) = files.get(index) else { return found };
             let mut bytes = Vec::new();
-            let read = Source::open(path).and_then(|mut source| {
-                while source.read(usize::MAX, &mut bytes)? > 0 {}
-                source.check()
-            });
+            let read = Source::open(path).and_then(|mut source| source.read_whole(&mut bytes));
             if read.is_ok() {
-                let matches = confirm(&rules, 0..rules.len(), &bytes);
-                found.push((index, bytes.len() as u64, fingerprint(&matches)));
+                let mut fingerprint = Fingerprint::default();
+                confirm(&rules, 0..rules.len(), &bytes).for_each(|found| fingerprint.add_match(&found));
+                found.push((index, bytes.len() as u64, fingerprint.value()));
             }
         }
     };
@@ -86,7 +97,7 @@ pub fn compare(rules: &Rules, files: &[PathBuf]) -> Result<Plain, ScanError> {
     for (index, bytes, fingerprint) in found {
         plain.bytes += bytes;
         if let Some(slot) = plain.fingerprints.get_mut(index) {
-            *slot = Some(fingerprint);
+            *slot = fingerprint;
         }
     }
     Ok(plain)

@@ -28,16 +28,15 @@ mod handler;
 mod plan;
 mod prefix;
 mod producer;
+mod reports;
 mod rules;
 mod source;
 mod stats;
 mod walk;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,12 +45,13 @@ use vyre_driver::VyreBackend;
 
 pub use automaton::{Automaton, MAX_GROUP_RULES, MAX_STATES, State};
 pub use chain::{PIECE_BYTES, WARM_UP_BYTES};
-pub use compare::{Plain, compare};
-pub use confirm::{Match, confirm};
+pub use compare::{Fingerprint, Plain, compare};
+pub use confirm::{Match, Matches, confirm};
 pub use error::ScanError;
 pub use handler::{NO_TABLE, SCAN_OPCODE, TABLES_BINDING, scan_handler};
-pub use plan::{ATTEMPTS, Group, Plan};
-pub use producer::{FileReport, KEEP_BYTES};
+pub use plan::{ATTEMPTS, Group, Plan, table_limit};
+pub use producer::KEEP_BYTES;
+pub use reports::{FileReport, PART_MATCHES};
 pub use rules::{Rule, RuleError, RuleErrorKind, Rules, RulesError};
 pub use source::FileError;
 pub use stats::{Latency, Occupancy, ScanStats, TableStats};
@@ -59,13 +59,11 @@ pub use walk::{Walk, walk};
 
 use device::Device;
 use producer::{Producer, Shared};
+use reports::{QUEUED_REPORTS, Turns, in_order};
 use stats::Counts;
 
 /// Producers at most.
 pub const MAX_PRODUCERS: usize = 64;
-
-/// Reports on their way to the caller, so that a producer seldom waits for a slow reader.
-const QUEUED_REPORTS: usize = 256;
 
 /// How to scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +138,9 @@ impl Scanner {
         &self.plan
     }
 
-    /// Scans files, and hands over one report for each in their order. Breaking off ends the scan as soon as
-    /// the producers notice. Another scan on the same scanner waits for this one.
+    /// Scans files, and hands over reports in their order: one for each, or several for a file with more than
+    /// [`PART_MATCHES`] matches. Breaking off ends the scan as soon as the producers notice. Another scan on
+    /// the same scanner waits for this one.
     ///
     /// # Errors
     ///
@@ -160,6 +159,7 @@ impl Scanner {
             files,
             next: 0.into(),
             stop: false.into(),
+            turns: Turns::default(),
         };
         let (sender, receiver) = sync_channel(QUEUED_REPORTS);
         let counts = thread::scope(|scope| {
@@ -175,8 +175,8 @@ impl Scanner {
                 }
             }
             drop(sender);
-            in_order(receiver, &mut each);
-            shared.stop.store(true, Ordering::Relaxed);
+            in_order(receiver, &shared.turns, &mut each);
+            shared.stop();
             let mut counts = Counts::default();
             for producer in producers {
                 counts.add(&producer.join().map_err(|_| ScanError::Thread("producer"))??);
@@ -184,20 +184,5 @@ impl Scanner {
             Ok(counts)
         })?;
         Ok(ScanStats::new(&counts, began.elapsed(), self.setup, &self.rules, &self.plan, &self.device))
-    }
-}
-
-/// Hands reports over in the order of their files, until the caller breaks off or no more come.
-fn in_order(reports: Receiver<(usize, FileReport)>, each: &mut impl FnMut(FileReport) -> ControlFlow<()>) {
-    let mut early = BTreeMap::new();
-    let mut next = 0;
-    for (index, report) in reports {
-        early.insert(index, report);
-        while let Some(report) = early.remove(&next) {
-            next += 1;
-            if each(report).is_break() {
-                return;
-            }
-        }
     }
 }

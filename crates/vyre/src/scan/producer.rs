@@ -2,12 +2,13 @@
 //!
 //! A producer keeps two batches: while the device steps one, it reads and cuts the files of the next. A file
 //! up to [`KEEP_BYTES`] stays in memory until it is confirmed. A longer one passes through a batch at a time,
-//! and is read a second time only if a rule may match in it.
+//! and is read a second time only if a rule may match in it. Matches are found as they are sent.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::confirm::{Match, confirm};
 use super::device::{BATCHES, DEADLINE, Device, Item, Payload, Submitted};
 use super::error::ScanError;
 use super::plan::Plan;
+use super::reports::{FileReport, PART_MATCHES, Turns};
 use super::rules::Rules;
 use super::source::{FileError, Source};
 use super::stats::Counts;
@@ -33,17 +35,6 @@ const NAP: Duration = Duration::from_micros(50);
 /// Segments begin at multiples of this in a payload, so that words can be loaded.
 pub(super) const SEGMENT_ALIGN: usize = 4;
 
-/// What was found in one file.
-#[derive(Debug)]
-pub struct FileReport {
-    /// The file, as the walk named it.
-    pub path: PathBuf,
-    /// Its length when it was opened.
-    pub bytes: u64,
-    /// Its matches in order of line, column and id, or why there are none.
-    pub outcome: Result<Vec<Match>, FileError>,
-}
-
 /// What the producers of one scan share.
 pub(super) struct Shared<'s> {
     pub(super) rules: &'s Rules,
@@ -54,6 +45,15 @@ pub(super) struct Shared<'s> {
     pub(super) next: AtomicUsize,
     /// Raised when no more files are to be taken.
     pub(super) stop: AtomicBool,
+    pub(super) turns: Turns,
+}
+
+impl Shared<'_> {
+    /// Lets the producers come to their end, those too that wait for one another.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.turns.stop();
+    }
 }
 
 /// A file of which some of the last word is not yet spoken.
@@ -141,7 +141,7 @@ impl Pending {
 pub(super) struct Producer<'s> {
     shared: &'s Shared<'s>,
     /// Clones of its own: threads that share a regex wait for each other's scratch memory.
-    rules: Rules,
+    rules: Arc<Rules>,
     reports: SyncSender<(usize, FileReport)>,
     /// Files being scanned, oldest first.
     scans: VecDeque<Scan>,
@@ -154,7 +154,7 @@ pub(super) struct Producer<'s> {
 
 impl<'s> Producer<'s> {
     pub(super) fn new(shared: &'s Shared<'s>, reports: SyncSender<(usize, FileReport)>) -> Producer<'s> {
-        let rules = shared.rules.clone();
+        let rules = Arc::new(shared.rules.clone());
         Producer {
             shared,
             rules,
@@ -168,6 +168,15 @@ impl<'s> Producer<'s> {
 
     /// Works until no file is left; returns what it counted.
     pub(super) fn run(mut self) -> Result<Counts, ScanError> {
+        let done = self.work();
+        if done.is_err() {
+            // The turns of its files will never come.
+            self.shared.stop();
+        }
+        done.map(|()| self.counts)
+    }
+
+    fn work(&mut self) -> Result<(), ScanError> {
         let mut spare = Vec::new();
         for _ in 0..BATCHES {
             spare.push(self.shared.device.payload()?);
@@ -186,7 +195,7 @@ impl<'s> Producer<'s> {
             }
             match self.pending.pop_front() {
                 Some(oldest) => spare.push(self.join(oldest)?),
-                None => return Ok(self.counts),
+                None => return Ok(()),
             }
         }
     }
@@ -199,14 +208,17 @@ impl<'s> Producer<'s> {
             if let Some(submitted) = self.shared.device.submit(payload, items)? {
                 return Ok(submitted);
             }
-            for pending in &mut self.pending {
-                pending.collect(self.shared.device)?;
-            }
+            self.release()?;
             if began.elapsed() > DEADLINE {
                 return Err(ScanError::NoRoom { after: DEADLINE });
             }
             thread::sleep(NAP);
         }
+    }
+
+    /// Takes the results of everything submitted, so that this producer holds no slots.
+    fn release(&mut self) -> Result<(), ScanError> {
+        self.pending.iter_mut().try_for_each(|pending| pending.collect(self.shared.device))
     }
 
     /// Cuts files into a payload until it is full or no file is left.
@@ -216,7 +228,7 @@ impl<'s> Producer<'s> {
         loop {
             if self.scans.back().is_none_or(Scan::is_cut) {
                 match self.take_file() {
-                    Some(index) => self.open(index),
+                    Some(index) => self.open(index)?,
                     None => return Ok(batch),
                 }
                 continue;
@@ -241,31 +253,31 @@ impl<'s> Producer<'s> {
     }
 
     /// Opens a file, reads it if it is to be kept, and enters it in the list; or reports why not.
-    fn open(&mut self, index: usize) {
-        let Some(path) = self.shared.files.get(index) else { return };
+    fn open(&mut self, index: usize) -> Result<(), ScanError> {
+        let Some(path) = self.shared.files.get(index) else { return Ok(()) };
         let mut bytes = Vec::new();
         let opened = Source::open(path).and_then(|mut source| {
             let kept = source.len() <= KEEP_BYTES || self.shared.plan.groups().is_empty();
             if kept {
-                while source.read(usize::MAX, &mut bytes)? > 0 {}
-                source.check()?;
+                source.read_whole(&mut bytes)?;
             }
             Ok((source, kept))
         });
         let (source, kept) = match opened {
             Ok(opened) => opened,
-            Err(error) => return self.report(index, 0, Err(error)),
+            Err(error) => return self.refuse(index, 0, error),
         };
         let groups = self.shared.plan.groups();
         let chains = groups.iter().map(|group| Chain::new(&group.automaton, group.rules.len())).collect();
-        let scan = Scan { index, source, bytes, kept, cut: 0, in_flight: 0, chains, failed: false };
+        let mut scan = Scan { index, source, bytes, kept, cut: 0, in_flight: 0, chains, failed: false };
         self.counts.files += 1;
         self.counts.bytes += scan.source.len();
-        if scan.source.len() == 0 || groups.is_empty() {
-            self.finish(scan);
-        } else {
-            self.scans.push_back(scan);
+        if groups.is_empty() {
+            scan.cut = scan.source.len();
         }
+        self.scans.push_back(scan);
+        // It may be over: empty, or with rules of the host only.
+        self.retire()
     }
 
     /// Moves up to `bytes` bytes of the newest file into the batch. `false` if they did not fit the payload.
@@ -288,8 +300,8 @@ impl<'s> Producer<'s> {
             if let Err(error) = scan.source.read(len, &mut scan.bytes) {
                 scan.failed = true;
                 let (index, len) = (scan.index, scan.source.len());
-                self.report(index, len, Err(error));
-                self.retire();
+                self.refuse(index, len, error)?;
+                self.retire()?;
                 return Ok(true);
             }
             0
@@ -351,7 +363,7 @@ impl<'s> Producer<'s> {
                 scan.in_flight -= 1;
             }
         }
-        self.retire();
+        self.retire()?;
         Ok(payload)
     }
 
@@ -392,51 +404,101 @@ impl<'s> Producer<'s> {
     }
 
     /// Takes the oldest files out of the list as long as they are over.
-    fn retire(&mut self) {
+    fn retire(&mut self) -> Result<(), ScanError> {
         while self.scans.front().is_some_and(|scan| scan.is_cut() && scan.in_flight == 0) {
-            let Some(scan) = self.scans.pop_front() else { return };
+            let Some(scan) = self.scans.pop_front() else { break };
             self.first_file += 1;
             if !scan.failed {
-                self.finish(scan);
+                self.finish(scan)?;
             }
         }
+        Ok(())
     }
 
     /// Confirms and reports a file whose every byte was stepped.
-    fn finish(&mut self, mut scan: Scan) {
-        let mut suspects = self.shared.plan.host().to_vec();
-        for (group, chain) in self.shared.plan.groups().iter().zip(&scan.chains) {
+    fn finish(&mut self, mut scan: Scan) -> Result<(), ScanError> {
+        let plan = self.shared.plan;
+        let mut suspects = plan.host().to_vec();
+        for (group, chain) in plan.groups().iter().zip(&scan.chains) {
             let accepted = chain.finish(&group.automaton);
             let seen = group.rules.iter().enumerate().filter(|&(bit, _)| accepted >> bit & 1 != 0);
             suspects.extend(seen.map(|(_, &rule)| rule));
         }
-        let len = scan.source.len();
-        self.counts.stepped(len, self.shared.plan);
-        let outcome = self.matches(&mut scan, &suspects);
-        self.report(scan.index, len, outcome);
-    }
+        self.counts.stepped(scan.source.len(), plan);
+        if let Err(error) = read_again(&mut scan, !suspects.is_empty()) {
+            return self.refuse(scan.index, scan.source.len(), error);
+        }
+        let rules = Arc::clone(&self.rules);
+        let mut matches = confirm(&rules, suspects.iter().copied(), &scan.bytes);
+        self.counts.confirmed(plan, &suspects, matches.rules());
 
-    fn matches(&mut self, scan: &mut Scan, suspects: &[usize]) -> Result<Vec<Match>, FileError> {
-        if !scan.kept {
-            if !suspects.is_empty() {
-                scan.bytes.clear();
-                scan.source.rewind()?;
-                while scan.source.read(usize::MAX, &mut scan.bytes)? > 0 {}
+        let mut part: Vec<_> = matches.by_ref().take(PART_MATCHES).collect();
+        loop {
+            let following: Vec<_> = matches.by_ref().take(PART_MATCHES).collect();
+            let complete = following.is_empty();
+            if !complete || !self.shared.turns.admit(scan.index, part.len()) {
+                // Files are finished in the order in which they were taken, so no older one of this producer
+                // waits for this one.
+                self.release()?;
+                self.shared.turns.await_turn(scan.index, part.len());
             }
-            scan.source.check()?;
+            self.counts.matches(part.len());
+            self.send(scan.index, scan.source.len(), Ok(part), complete)?;
+            if complete || self.shared.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            part = following;
         }
-        let matches = confirm(&self.rules, suspects.iter().copied(), &scan.bytes);
-        self.counts.confirmed(self.shared.plan, suspects, &matches);
-        Ok(matches)
     }
 
-    fn report(&mut self, index: usize, bytes: u64, outcome: Result<Vec<Match>, FileError>) {
+    /// Reports a file that cannot be scanned.
+    fn refuse(&mut self, index: usize, bytes: u64, error: FileError) -> Result<(), ScanError> {
+        self.send(index, bytes, Err(error), true)
+    }
+
+    /// Sends a report. Who has to wait for the reader holds no slots in the ring meanwhile.
+    fn send(
+        &mut self,
+        index: usize,
+        bytes: u64,
+        outcome: Result<Vec<Match>, FileError>,
+        complete: bool,
+    ) -> Result<(), ScanError> {
         let path = self.shared.files.get(index).cloned().unwrap_or_default();
-        // Nobody listens any more once the scan was stopped.
-        if self.reports.send((index, FileReport { path, bytes, outcome })).is_err() {
-            self.shared.stop.store(true, Ordering::Relaxed);
+        let sent = match self.reports.try_send((index, FileReport { path, bytes, outcome, complete })) {
+            Err(TrySendError::Full(report)) => {
+                self.release()?;
+                self.reports.send(report).is_ok()
+            }
+            sent => sent.is_ok(),
+        };
+        if !sent {
+            // Nobody listens any more.
+            self.shared.stop();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Producer<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.shared.stop();
         }
     }
+}
+
+/// Reads a file that was not kept as a whole, if rules are to be confirmed in it.
+fn read_again(scan: &mut Scan, wanted: bool) -> Result<(), FileError> {
+    if scan.kept {
+        return Ok(());
+    }
+    if wanted {
+        scan.bytes.clear();
+        scan.source.rewind()?;
+        while scan.source.read(usize::MAX, &mut scan.bytes)? > 0 {}
+    }
+    scan.source.check()
 }
 
 fn scan_of(scans: &mut VecDeque<Scan>, first_file: u64, file: u64) -> Option<&mut Scan> {

@@ -2,7 +2,8 @@
 //!
 //! Files are read, never mapped: a mapped file that shrinks kills the process that touches it. Length and
 //! time of modification are compared before and after, so a file that changed is reported as such and not
-//! scanned half old and half new.
+//! scanned half old and half new. Files that the kernel makes up, as in /proc and /sys, say of themselves that
+//! they have no bytes, or some number: of them, what can be read is scanned.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,6 +12,8 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
 use thiserror::Error;
+
+use super::producer::KEEP_BYTES;
 
 /// Why a file was not scanned.
 #[derive(Debug, Error)]
@@ -28,6 +31,9 @@ pub enum FileError {
     /// It changed while it was scanned.
     #[error("changed while it was scanned ({0})")]
     Changed(&'static str),
+    /// It says of itself that it has no bytes, and has more than are kept of such a file.
+    #[error("has no length, and more than {0} bytes; copy it to a file and scan that")]
+    Endless(u64),
     /// There is not enough memory for it, and positions of matches are found in whole files only.
     #[error("{0} bytes do not fit into memory, as finding matches in them takes")]
     TooLarge(u64),
@@ -38,6 +44,7 @@ pub enum FileError {
 pub(super) struct Source {
     file: File,
     stat: Stat,
+    len: u64,
     read: u64,
 }
 
@@ -50,12 +57,26 @@ impl Source {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(FileError::NotRegular);
         }
-        Ok(Source { file: file.into(), stat, read: 0 })
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Source { file: file.into(), stat, len, read: 0 })
     }
 
-    /// Bytes in the file when it was opened.
+    /// Bytes in the file: when it was opened, or as many as could be read once it was read whole.
     pub(super) fn len(&self) -> u64 {
-        u64::try_from(self.stat.st_size).unwrap_or(0)
+        self.len
+    }
+
+    /// Reads all of a file into an empty buffer, and looks whether it changed meanwhile. Its length is then
+    /// that of what was read.
+    pub(super) fn read_whole(&mut self, into: &mut Vec<u8>) -> Result<(), FileError> {
+        let most = if self.len == 0 { KEEP_BYTES } else { self.len };
+        let room = usize::try_from(self.len).map_err(|_| FileError::TooLarge(self.len))?;
+        into.try_reserve_exact(room).map_err(|_| FileError::TooLarge(self.len))?;
+        let got = (&mut self.file).take(most).read_to_end(into).map_err(FileError::Read)? as u64;
+        let endless = self.len == 0 && got == most;
+        (self.len, self.read) = (got, got);
+        self.check()?;
+        if endless { Err(FileError::Endless(most)) } else { Ok(()) }
     }
 
     /// Appends the next `bytes` bytes, or what is left if that is less.
@@ -76,7 +97,7 @@ impl Source {
         self.file.seek(SeekFrom::Start(0)).map(drop).map_err(FileError::Read)
     }
 
-    /// Whether it is still the file that was opened, all of it read.
+    /// Whether it is still the file that was opened.
     pub(super) fn check(&self) -> Result<(), FileError> {
         let now = fstat(self.file.as_fd()).map_err(|e| FileError::Read(e.into()))?;
         let (before, was) = (&self.stat, "its time of modification differs");
@@ -86,20 +107,8 @@ impl Source {
             Err(FileError::Changed("it grew"))
         } else if (now.st_mtime, now.st_mtime_nsec) != (before.st_mtime, before.st_mtime_nsec) {
             Err(FileError::Changed(was))
-        } else if self.read == 0 && before.st_size == 0 {
-            self.check_empty()
         } else {
             Ok(())
-        }
-    }
-
-    /// Files the kernel makes up, as in /proc, have no length and yet bytes.
-    fn check_empty(&self) -> Result<(), FileError> {
-        let mut byte = [0];
-        match (&self.file).read(&mut byte) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(FileError::Changed("it grew")),
-            Err(error) => Err(FileError::Read(error)),
         }
     }
 }
@@ -128,6 +137,24 @@ mod tests {
             assert_eq!(read_all(&mut source).expect("read"), content);
             source.rewind().expect("rewound");
             assert_eq!(read_all(&mut source).expect("read again"), content);
+            let (mut source, mut whole) = (Source::open(&path).expect("opened"), Vec::new());
+            source.read_whole(&mut whole).expect("read as a whole");
+            assert_eq!((whole.as_slice(), source.len()), (content, content.len() as u64));
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_lies_about_its_length_what_can_be_read_is_read() {
+        for path in ["/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+            let (Ok(expected), Ok(mut source)) = (fs::read(path), Source::open(Path::new(path))) else {
+                continue;
+            };
+            let mut bytes = Vec::new();
+            source.read_whole(&mut bytes).expect(path);
+            assert_ne!(fs::metadata(path).expect("there").len(), source.len(), "{path} does not lie");
+            // Numbers in it differ from one moment to the next, but never the first line.
+            let line = |bytes: &[u8]| bytes.split(|&byte| byte == b'\n').next().map(<[u8]>::to_vec);
+            assert_eq!((line(&bytes), bytes.len() as u64), (line(&expected), source.len()));
         }
     }
 
@@ -158,6 +185,12 @@ mod tests {
             source.read(6, &mut bytes).expect("a part");
             change(&path);
             let error = read_all(&mut source).expect_err(expected);
+            assert!(matches!(error, FileError::Changed(why) if why == expected), "{error}");
+
+            fs::write(&path, b"0123456789").expect("written");
+            let mut source = Source::open(&path).expect("opened");
+            change(&path);
+            let error = source.read_whole(&mut Vec::new()).expect_err(expected);
             assert!(matches!(error, FileError::Changed(why) if why == expected), "{error}");
         }
     }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::confirm::Match;
 use super::device::{Device, Item};
-use super::plan::Plan;
+use super::plan::{Plan, table_limit};
 use super::rules::Rules;
 
 /// What a scan measured.
@@ -45,6 +44,8 @@ pub struct ScanStats {
     pub tables: Vec<TableStats>,
     /// Ids of the rules that no table can hold, and that the host ran.
     pub host_rules: Vec<String>,
+    /// Bytes of a dense table past which a rule by itself, even cut to a short prefix, is run on the host.
+    pub host_limit: usize,
     /// Use of the ring.
     pub occupancy: Occupancy,
     /// Latency of items, if it was measured, over all scans of the session.
@@ -122,6 +123,7 @@ impl ScanStats {
             confirmed: counts.confirmed,
             tables: plan.groups().iter().map(table).collect(),
             host_rules: plan.host().iter().filter_map(id).collect(),
+            host_limit: table_limit(1),
             occupancy: device.occupancy(),
             latency: device.latency(),
         }
@@ -182,13 +184,15 @@ impl Counts {
         self.byte_rules_host += bytes * plan.host().len() as u64;
     }
 
-    /// These rules were looked for in a file, and these matches were found.
-    pub(super) fn confirmed(&mut self, plan: &Plan, suspects: &[usize], matches: &[Match]) {
-        for rule in suspects.iter().filter(|rule| !plan.host().contains(rule)) {
-            self.suspects += 1;
-            self.confirmed += u64::from(matches.iter().any(|found| found.rule == *rule));
-        }
-        self.matches += matches.len() as u64;
+    /// These rules, those of the host among them, were looked for in a file, and those were found.
+    pub(super) fn confirmed(&mut self, plan: &Plan, suspects: &[usize], found: impl Iterator<Item = usize>) {
+        self.suspects += suspects.len().saturating_sub(plan.host().len()) as u64;
+        self.confirmed += found.filter(|rule| plan.host().binary_search(rule).is_err()).count() as u64;
+    }
+
+    /// So many matches were reported.
+    pub(super) fn matches(&mut self, matches: usize) {
+        self.matches += matches as u64;
     }
 
     pub(super) fn add(&mut self, other: &Counts) {
