@@ -167,13 +167,12 @@ fn launch(context: &Arc<Context>, stream: &Stream) -> Outcome {
     println!("  kernel add: {:?}, {resident} workgroups of 256 resident", add.attributes());
     let data = DeviceMemory::new(context, "data", u64::from(COUNT) * 4)?;
     stream.fill(&data, 0, data.len(), 0)?;
-    stream.keep_alive(&data);
 
     let mut packed = data.address().to_ne_bytes().to_vec();
     packed.extend(COUNT.to_ne_bytes());
     packed.extend(1_u32.to_ne_bytes());
     let all = LaunchConfig { grid: [COUNT / 256, 1, 1], workgroup: [256, 1, 1], shared_bytes: 0 };
-    // SAFETY: the buffer has the kernel's three parameters, and the stream keeps the data.
+    // SAFETY: the buffer has the kernel's three parameters, and the data outlives the wait below.
     unsafe { add.launch(stream, &all, &packed) }?;
 
     let parts = [&packed[..8], &packed[8..12], &packed[12..]];

@@ -279,3 +279,39 @@ impl From<DeviceError> for BackendError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(outcome: Outcome) -> Attempt {
+        Attempt { library: PathBuf::from("library"), platform: None, outcome }
+    }
+
+    #[test]
+    fn the_reason_nearest_to_a_working_gpu_is_the_one_told() {
+        let refused = HipError { call: "hipInit", code: 35, name: String::new(), text: String::new() };
+        let from_far_to_near = [
+            attempt(Outcome::NotLoaded("no such file".to_owned())),
+            attempt(Outcome::MissingSymbol("hipInit")),
+            attempt(Outcome::NoDevice { reason: "no /dev/kfd".to_owned() }),
+            attempt(Outcome::NotInitialized(refused)),
+            attempt(Outcome::PermissionDenied { path: PathBuf::from("/dev/kfd"), remedy: String::new() }),
+        ];
+        let told: Vec<_> = (0..=from_far_to_near.len())
+            .map(|count| {
+                // Whichever was tried first.
+                let tried = from_far_to_near[..count].iter().rev().cloned().collect();
+                let error = OpenError::from_attempts(tried);
+                assert_eq!(error.tried().len(), count);
+                error
+            })
+            .collect();
+        assert!(matches!(told[0], OpenError::LibraryNotFound { .. }));
+        assert!(matches!(told[1], OpenError::LibraryNotFound { .. }));
+        assert!(matches!(told[2], OpenError::MissingSymbol { .. }));
+        assert!(matches!(told[3], OpenError::NoDevice { .. }));
+        assert!(matches!(told[4], OpenError::NotInitialized { .. }));
+        assert!(matches!(told[5], OpenError::PermissionDenied { .. }));
+    }
+}

@@ -138,7 +138,7 @@ impl Context {
     /// each call. It costs tens of nanoseconds.
     fn make_current(&self) -> Result<(), HipError> {
         match self.api.platform() {
-            // SAFETY: a device of the library's.
+            // SAFETY: a device of the library's; HIP's handles are the ordinals.
             Platform::Amd => unsafe { self.api.device_set(self.device) },
             // SAFETY: the context is retained for as long as `self` lives.
             Platform::Nvidia => unsafe { self.api.context_set_current(self.primary.0) },

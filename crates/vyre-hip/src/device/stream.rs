@@ -186,7 +186,8 @@ impl Stream {
     }
 
     /// Keeps `thing` alive until the stream has been seen idle after now: memory whose address is inside a
-    /// kernel's arguments, for one. Call it before the launch.
+    /// kernel's arguments, for one. Hold it, launch, then call this: a look at the stream by another thread
+    /// lets go of what was kept before a launch. Where no other thread looks, either order will do.
     pub fn keep_alive<T: Send + Sync + 'static>(&self, thing: &Arc<T>) {
         let (address, thing) = keep(thing);
         self.lock().insert(address, thing);
