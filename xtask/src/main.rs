@@ -1,7 +1,10 @@
 //! Development tasks of the Vyre workspace: `cargo xtask help` lists them.
 
+mod build_kernels;
 mod ci;
 mod dependencies;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,10 +24,13 @@ enum Task {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
+    /// Builds the hand-written kernels to code objects and a manifest.
+    BuildKernels(build_kernels::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Cli::parse().task {
-        Task::Ci { steps } => ci::run(&steps),
+        Task::Ci { steps } => ci::run(&steps).map(|()| ExitCode::SUCCESS),
+        Task::BuildKernels(options) => build_kernels::run(&options),
     }
 }

@@ -3,33 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::CompileError;
-
-/// Whose GPUs an architecture belongs to, which decides the compiler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Platform {
-    /// AMD: hipcc or clang.
-    Amd,
-    /// NVIDIA: nvcc.
-    Nvidia,
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Amd => "amd",
-            Self::Nvidia => "nvidia",
-        })
-    }
-}
+use super::{CompileError, Platform};
 
 /// A GPU architecture: `gfx90a`, `gfx90a:sramecc+:xnack-`, `sm_90`, `sm_90a`.
 ///
 /// The text is kept whole, features included: two feature sets are two architectures to the cache.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Architecture {
     platform: Platform,
     text: String,

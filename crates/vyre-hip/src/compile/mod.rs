@@ -26,7 +26,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use arch::{Architecture, Platform};
+pub use crate::api::Platform;
+pub use arch::Architecture;
 pub use compiler::Compiler;
 pub use diagnostics::{Diagnostics, Site};
 pub use discover::Search;

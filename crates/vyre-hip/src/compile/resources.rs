@@ -13,8 +13,11 @@ pub struct KernelResources {
     pub scalar_registers: Option<u32>,
     /// Accumulation registers a lane; AMD with MFMA only.
     pub accumulation_registers: Option<u32>,
-    /// Registers spilled, scalar and vector (AMD); bytes of spill stores and loads (NVIDIA).
+    /// What went to memory for want of registers: vector registers (AMD), bytes stored and loaded (NVIDIA).
     pub spills: u32,
+    /// Scalar registers kept in lanes of vector registers, or in memory where `scratch_bytes` is not zero; AMD
+    /// only.
+    pub scalar_spills: Option<u32>,
     /// Private memory a lane: scratch (AMD), stack frame (NVIDIA), in bytes.
     pub scratch_bytes: u32,
     /// LDS (AMD), static shared memory (NVIDIA) a workgroup, in bytes.
@@ -38,7 +41,8 @@ pub(crate) fn from_clang(text: &str) -> Vec<KernelResources> {
             "SGPRs" | "TotalSGPRs" => kernel.scalar_registers = Some(value),
             "AGPRs" => kernel.accumulation_registers = Some(value),
             "ScratchSize" => kernel.scratch_bytes = value,
-            "SGPRs Spill" | "VGPRs Spill" => kernel.spills = kernel.spills.saturating_add(value),
+            "VGPRs Spill" => kernel.spills = value,
+            "SGPRs Spill" => kernel.scalar_spills = Some(value),
             "LDS Size" => kernel.shared_bytes = value,
             _ => {}
         }
@@ -133,7 +137,8 @@ ptxas info    : Function properties for called
             registers: 6,
             scalar_registers: Some(15),
             accumulation_registers: Some(0),
-            spills: 3,
+            spills: 2,
+            scalar_spills: Some(1),
             scratch_bytes: 16,
             shared_bytes: 1024,
         };

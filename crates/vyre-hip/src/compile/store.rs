@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::resources::KernelResources;
 
 /// Changes whenever entries or keys change their meaning; older entries are then never found.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"VYRECODE";
 const HEADER: usize = 8 + 4 + 4 + 32;

@@ -66,6 +66,11 @@ impl Toolchain {
         self.version.lines().find(says).or_else(|| self.version.lines().next()).unwrap_or_default().trim()
     }
 
+    /// The version of clang that this is or wraps: 15.
+    pub fn clang_version(&self) -> Option<u32> {
+        clang_version(&self.version)
+    }
+
     /// The programs that belong to this compiler are in these directories, its own first.
     pub fn program_dirs(&self) -> Vec<PathBuf> {
         let beside = self.path.parent().map(Path::to_path_buf);
@@ -181,7 +186,7 @@ fn ask(kind: Kind, named: &Path, resolved: &Path, rocm: Option<&Path>) -> Result
     let mut files = vec![resolved.to_path_buf()];
     if let Some(dir) = &installed_dir {
         files.push(dir.join("clang"));
-        files.push(dir.join(format!("clang-{}", major_version(&version))));
+        files.extend(clang_version(&version).map(|number| dir.join(format!("clang-{number}"))));
     }
     match kind {
         Kind::Nvcc => files.extend(resolved.parent().map(|bin| bin.join("ptxas"))),
@@ -195,11 +200,12 @@ fn ask(kind: Kind, named: &Path, resolved: &Path, rocm: Option<&Path>) -> Result
     Ok(Record { version, installed_dir, linker, witnesses })
 }
 
-fn major_version(version: &str) -> String {
-    let after = version.split("clang version ").nth(1).unwrap_or_default();
-    after.chars().take_while(char::is_ascii_digit).collect()
+fn clang_version(version: &str) -> Option<u32> {
+    let (_, after) = version.split_once("clang version ")?;
+    after.split('.').next()?.parse().ok()
 }
 
+/// The lld to link with: clang's own, or any other.
 fn linker_of(clang: &Path) -> Result<Linker, CompileError> {
     // Answers with a path, or with the bare name where there is none.
     let output = run(clang, [OsStr::new("--print-prog-name=lld")], None)?;

@@ -1,0 +1,115 @@
+//! Which architectures to build for, by which compiler, and which not and why.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use serde::Serialize;
+use vyre_hip::compile::{Architecture, CompileError, Compiler, Platform, Toolchain};
+use vyre_hip::detect::DeviceReport;
+
+use super::in_parallel;
+
+/// The architectures in use, tried when neither the caller nor a device names one.
+const IN_USE: &[&str] = &[
+    "gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1010", "gfx1030", "gfx1100", "gfx1101",
+    "gfx1102", "gfx1150", "gfx1151", "gfx1200", "gfx1201", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90",
+    "sm_100", "sm_103", "sm_120",
+];
+
+/// What to build.
+pub(crate) struct Plan {
+    pub(crate) wanted: Vec<(Architecture, Arc<Toolchain>)>,
+    pub(crate) skipped: Vec<Skipped>,
+}
+
+/// An architecture, or a whole vendor, that is not built for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Skipped {
+    pub(crate) arch: String,
+    pub(crate) why: String,
+}
+
+impl Plan {
+    /// The architectures named, else those of the devices present, else all in use.
+    ///
+    /// # Errors
+    /// `CompileError` where one of the architectures named has no compiler, and where nothing at all could be
+    /// built for want of one.
+    pub(crate) fn make(compiler: &Compiler, named: &[Architecture], only: Option<Platform>) -> Result<Self> {
+        let wants = |arch: &Architecture| only.is_none_or(|platform| platform == arch.platform());
+        if let Some(other) = named.iter().find(|arch| !wants(arch)) {
+            return Err(anyhow!("--arch {other} is not an architecture of --platform: drop one of the two"));
+        }
+        if !named.is_empty() {
+            return Self::of(compiler, named.to_vec(), true);
+        }
+        let present: Vec<Architecture> = devices_present().into_iter().filter(wants).collect();
+        if !present.is_empty() {
+            return Self::of(compiler, present, true);
+        }
+        let in_use = IN_USE.iter().map(|name| name.parse()).collect::<Result<Vec<Architecture>, _>>()?;
+        Self::of(compiler, in_use.into_iter().filter(wants).collect(), false)
+    }
+
+    fn of(compiler: &Compiler, mut archs: Vec<Architecture>, all_must_build: bool) -> Result<Self> {
+        archs.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        archs.dedup();
+        let mut skipped = Vec::new();
+        // A vendor without a compiler is one line, not one for each architecture.
+        let mut missing = None;
+        for platform in [Platform::Amd, Platform::Nvidia] {
+            let Some(first) = archs.iter().find(|arch| arch.platform() == platform) else { continue };
+            if let Err(error) = compiler.toolchains(platform) {
+                if all_must_build {
+                    return Err(anyhow::Error::new(error).context(format!("cannot build {first}")));
+                }
+                skipped.push(Skipped { arch: format!("{platform}, all"), why: error.to_string() });
+                missing.get_or_insert(error);
+                archs.retain(|arch| arch.platform() != platform);
+            }
+        }
+        let mut wanted = Vec::new();
+        let choices = in_parallel(&archs, |arch| compiler.toolchain_for(arch));
+        for (arch, choice) in archs.into_iter().zip(choices) {
+            match choice {
+                Ok(toolchain) => wanted.push((arch, toolchain)),
+                Err(error) if all_must_build => return Err(error.into()),
+                Err(error) => {
+                    skipped.push(Skipped { arch: arch.to_string(), why: one_line(&error) });
+                    missing.get_or_insert(error);
+                }
+            }
+        }
+        match missing {
+            Some(error) if wanted.is_empty() => Err(error.into()),
+            _ => Ok(Self { wanted, skipped }),
+        }
+    }
+}
+
+/// What each compiler said, on one line: a list of the skipped is read as a table.
+fn one_line(error: &CompileError) -> String {
+    match error {
+        CompileError::UnsupportedArchitecture { reasons, .. } => {
+            let said = reasons.iter().map(|tried| match &tried.path {
+                Some(path) => format!("{}: {}", path.display(), tried.why),
+                None => tried.why.clone(),
+            });
+            said.collect::<Vec<_>>().join("; ")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// The architectures of the devices of this machine that can be used; the others are told with their reason.
+fn devices_present() -> Vec<Architecture> {
+    let report = vyre_hip::detect::detect();
+    for (ordinal, error) in report.unusable() {
+        eprintln!("skipped device {ordinal}: {error}");
+    }
+    let arch_of = |device: &DeviceReport| {
+        let parsed = device.info.arch.parse::<Architecture>();
+        parsed.inspect_err(|error| eprintln!("skipped {}: {error}", device.info.name)).ok()
+    };
+    report.devices().iter().filter_map(arch_of).collect()
+}
