@@ -35,7 +35,7 @@ pub struct CpuConfig {
     /// Bytes that all buffers together may have.
     pub memory_bytes: u64,
     /// Lanes that execute together at most: 1, 8 or 32; a number between counts as the next lower one.
-    /// Results do not depend on it.
+    /// Results do not depend on it: a program that has subgroup operations is executed with 32 whatever it is.
     pub lanes: u32,
 }
 
@@ -100,7 +100,8 @@ impl CpuBackend {
             max_grid: MAX_GRID,
             max_buffer_bytes: config.memory_bytes,
             memory_bytes: config.memory_bytes,
-            subgroup_width: width.lanes(),
+            subgroup_width: MAX_WIDTH,
+            subgroup_operations: true,
             resident_workgroups: u32::try_from(threads).unwrap_or(u32::MAX),
             grid_barriers: true,
             persistent: true,

@@ -122,7 +122,7 @@ impl CompiledPipeline for Kernel {
         }
         let sources: Vec<_> = bindings.iter().map(|&binding| Source::Buffer(binding)).collect();
         let bound = self.inner.buffers.bind(&self.flat.buffers, &sources)?;
-        match self.inner.width.for_invocations(self.flat.invocations()) {
+        match self.inner.width.for_program(&self.flat) {
             Width::One => self.dispatch_with::<1>(bound, config, started),
             Width::Eight => self.dispatch_with::<8>(bound, config, started),
             Width::Full => self.dispatch_with::<32>(bound, config, started),

@@ -108,8 +108,11 @@ pub struct Capabilities {
     pub max_buffer_bytes: u64,
     /// Bytes in all buffers together.
     pub memory_bytes: u64,
-    /// Lanes that execute together.
+    /// Lanes of a subgroup in a program that has subgroup operations.
     pub subgroup_width: u32,
+    /// Whether subgroup operations work. Without them, compiling a program that has some answers
+    /// [`BackendError::Unsupported`].
+    pub subgroup_operations: bool,
     /// Workgroups that can be co-resident, for the largest workgroup.
     pub resident_workgroups: u32,
     /// Whether grid barriers work.

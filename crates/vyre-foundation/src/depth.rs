@@ -47,6 +47,7 @@ macro_rules! parts {
                 | Node::Assign { .. }
                 | Node::Store { .. }
                 | Node::Atomic(_)
+                | Node::Subgroup(_)
                 | Node::Break
                 | Node::Continue
                 | Node::Return(_)
@@ -152,6 +153,7 @@ fn without_blocks(node: &Node) -> Node {
             Node::Store { buffer: *buffer, index: index.clone(), value: value.clone() }
         }
         Node::Atomic(atomic) => Node::Atomic(atomic.clone()),
+        Node::Subgroup(subgroup) => Node::Subgroup(subgroup.clone()),
         Node::If { condition, .. } => {
             Node::If { condition: condition.clone(), then: Vec::new(), otherwise: Vec::new() }
         }

@@ -11,9 +11,12 @@
 //! `{:?}` recurse: they are for what is no deeper than [`MAX_DEPTH`](crate::wire::MAX_DEPTH), as everything is
 //! that was validated, parsed or decoded.
 //!
-//! Absent on purpose, with their place kept: subgroup operations (expressions, behind a capability) and
-//! external functions (a [`Function`] without a body, one implementation per backend). Both arrive with
-//! the first GPU backend; the wire form has tags reserved for them.
+//! Absent on purpose, with their place kept: external functions (a [`Function`] without a body, one
+//! implementation per backend); the wire form has a form reserved for them.
+
+mod subgroup;
+
+pub use subgroup::{ReduceOp, Subgroup, SubgroupOp};
 
 use crate::types::{DataType, Literal, ScalarType};
 
@@ -129,8 +132,8 @@ pub struct Local {
     pub name: String,
     /// Its type.
     pub ty: ScalarType,
-    /// Whether [`Node::Assign`] may change it. Parameters, loop counters and the locals that an atomic or a
-    /// call defines are not mutable.
+    /// Whether [`Node::Assign`] may change it. Parameters, loop counters and the locals that an atomic, a
+    /// subgroup operation or a call defines are not mutable.
     pub mutable: bool,
 }
 
@@ -162,6 +165,8 @@ pub enum Node {
     },
     /// One atomic access.
     Atomic(Atomic),
+    /// One operation of a subgroup. It stands where a workgroup barrier may, and waits for nobody else.
+    Subgroup(Subgroup),
     /// Runs one of two blocks.
     If {
         /// A `bool`.
@@ -400,6 +405,12 @@ pub enum Builtin {
     NumWorkgroups(Axis),
     /// Invocations in a workgroup.
     WorkgroupSize(Axis),
+    /// Lanes that a subgroup has room for, the same for every one.
+    SubgroupSize,
+    /// The invocation's lane in its subgroup.
+    SubgroupLane,
+    /// The subgroup's number in its workgroup.
+    SubgroupId,
 }
 
 /// An axis of the grid.

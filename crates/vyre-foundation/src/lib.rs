@@ -58,7 +58,7 @@ pub mod wire;
 pub use ir::{
     Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, Expr, Function,
     FunctionId, Granularity, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program, ProgramKind,
-    RmwOp, SwitchCase, UnaryOp, VarId,
+    ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, UnaryOp, VarId,
 };
 pub use types::{DataType, Literal, ScalarType};
 pub use validate::{Facts, ValidatedProgram, ValidationErrors, validate};

@@ -32,6 +32,7 @@
 //!   it. **Grid barrier**: the same for all invocations of the dispatch. The validator lets no program depend
 //!   on who has left; only `trap(DEADLINE)` makes the difference, and a barrier does not wait for those it
 //!   ended.
+//! * **Subgroup operations** are as below. They wait for no other subgroup, and order no access to memory.
 //! * **Workgroup memory** is zero when a workgroup starts, and again for every item of an item program.
 //! * The outcome of an item of lane granularity is what its invocation returned, of workgroup granularity what
 //!   invocation 0 returned; an item of which an invocation trapped ends in the trap reported.
@@ -52,7 +53,32 @@
 //!   the scope, system scope including the host. There is no sequentially consistent ordering: a store
 //!   followed by a load of another element may be seen the other way round.
 
-use crate::ir::{BinaryOp, RmwOp, UnaryOp};
+//!
+//! # Subgroups
+//!
+//! A workgroup consists of subgroups of [`SubgroupSize`](crate::ir::Builtin::SubgroupSize) lanes, a power of two
+//! from 8 to 64 that the backend chooses; a ballot has a bit for each. The invocation with the linear local id `i`, x fastest, is lane
+//! `i % size` of subgroup `i / size`. The last subgroup may be partial: its upper lanes are *absent*. All lanes
+//! that are present take part in an operation, as the validator holds (after `trap(DEADLINE)`, those that are
+//! left do). Present lane `l`, with value `v[l]`, gets:
+//!
+//! | operation | yields |
+//! |---|---|
+//! | `broadcast_first` | `v[0]` |
+//! | `broadcast`, `shuffle` | `v[lane]`; the zero of the type if that lane is absent or no lane |
+//! | `shuffle_xor` | `v[l ^ mask]`; the zero of the type if that lane is absent or no lane |
+//! | `reduce` | all present values combined, see [`reduce`] |
+//! | `inclusive_scan` | `v[0]` to `v[l]` combined, see [`inclusive_scan`] |
+//! | `exclusive_scan` | what the inclusive scan yields in lane `l - 1`, and in lane 0 [`scan_start`], see [`exclusive_scan`] |
+//! | `ballot` | bit i is `v[i]`, zero where lane i is absent |
+//! | `any` | whether some present lane has true |
+//! | `all` | whether every present lane has true |
+//!
+//! The moves exist on every type and keep the bits of a float, reduction and scans on those of
+//! [`reduce_type`]. Sums of `f32` depend on the order of their terms, so it is part of the meaning; two
+//! backends with subgroups of one size yield the same bits.
+
+use crate::ir::{BinaryOp, ReduceOp, RmwOp, UnaryOp};
 use crate::types::{DataType, Literal, ScalarType};
 
 /// `value op`, or `None` where the operation does not exist on the type.
@@ -301,6 +327,78 @@ pub fn rmw(op: RmwOp, old: Literal, operand: Literal) -> Option<Literal> {
         RmwOp::Exchange => return (old.ty() == operand.ty()).then_some(operand),
     };
     binary(op, old, operand)
+}
+
+/// `left op right`, or `None` unless both are of one type, and it a number.
+pub fn combine(op: ReduceOp, left: Literal, right: Literal) -> Option<Literal> {
+    let op = match op {
+        ReduceOp::Add => BinaryOp::Add,
+        ReduceOp::Min => BinaryOp::Min,
+        ReduceOp::Max => BinaryOp::Max,
+        ReduceOp::And => BinaryOp::And,
+        ReduceOp::Or => BinaryOp::Or,
+        ReduceOp::Xor => BinaryOp::Xor,
+    };
+    binary(op, left, right).filter(|result| result.ty() != ScalarType::Bool)
+}
+
+/// `ty`, or `None` where a subgroup cannot combine values of this type with `op`.
+pub fn reduce_type(op: ReduceOp, ty: ScalarType) -> Option<ScalarType> {
+    combine(op, zero(ty), zero(ty)).map(Literal::ty)
+}
+
+/// The values of the present lanes combined in pairs: neighbours first, then neighbouring pairs, and so on, the
+/// lower lanes to the left. What has no neighbour stays as it is: three values give `(a + b) + c`, five
+/// `((a + b) + (c + d)) + e`. `None` without values, or where the types have no such operation.
+pub fn reduce(op: ReduceOp, lanes: &[Literal]) -> Option<Literal> {
+    match lanes {
+        [] => None,
+        [one] => reduce_type(op, one.ty()).map(|_| *one),
+        several => {
+            let (low, high) = several.split_at(several.len().next_power_of_two() / 2);
+            combine(op, reduce(op, low)?, reduce(op, high)?)
+        }
+    }
+}
+
+/// For each present lane, its value and those below combined as Hillis and Steele do (CACM 29, 1986): for the
+/// distances 1, 2, 4 and so on, every lane at once puts the value so far of the lane as far below, if there is
+/// one, to the left of its own. `None` where the types have no such operation.
+pub fn inclusive_scan(op: ReduceOp, lanes: &[Literal]) -> Option<Vec<Literal>> {
+    let mut sums = lanes.iter().map(|lane| reduce(op, &[*lane])).collect::<Option<Vec<_>>>()?;
+    let mut distance = 1;
+    while distance < sums.len() {
+        let below = sums.clone();
+        for (sum, below) in sums.iter_mut().skip(distance).zip(below) {
+            *sum = combine(op, below, *sum)?;
+        }
+        distance *= 2;
+    }
+    Some(sums)
+}
+
+/// [`scan_start`], then what [`inclusive_scan`] yields in the lane below. `None` without values, or where the
+/// types have no such operation.
+pub fn exclusive_scan(op: ReduceOp, lanes: &[Literal]) -> Option<Vec<Literal>> {
+    let start = scan_start(op, lanes.first()?.ty())?;
+    let mut sums = inclusive_scan(op, lanes)?;
+    sums.pop();
+    sums.insert(0, start);
+    Some(sums)
+}
+
+/// What an exclusive scan yields in lane 0: the value that changes no number, 0 for a sum. `None` where the type
+/// has no such operation.
+pub fn scan_start(op: ReduceOp, ty: ScalarType) -> Option<Literal> {
+    reduce_type(op, ty)?;
+    Some(match (op, ty) {
+        (ReduceOp::Min, ScalarType::F32) => Literal::f32(f32::INFINITY),
+        (ReduceOp::Max, ScalarType::F32) => Literal::f32(f32::NEG_INFINITY),
+        (ReduceOp::Min, ScalarType::I32) => Literal::I32(i32::MAX),
+        (ReduceOp::Max, ScalarType::I32) => Literal::I32(i32::MIN),
+        (ReduceOp::Min | ReduceOp::And, _) => unary(UnaryOp::Not, zero(ty))?,
+        _ => zero(ty),
+    })
 }
 
 /// The zero of a type: what an out-of-bounds load yields.

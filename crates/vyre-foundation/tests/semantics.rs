@@ -2,8 +2,11 @@
 //! against all their patterns.
 
 use half::{bf16, f16};
-use vyre_foundation::semantics::{binary, bitcast, cast, fma, narrow, rmw, unary, widen, zero};
-use vyre_foundation::{BinaryOp, DataType, Literal, RmwOp, ScalarType, UnaryOp};
+use vyre_foundation::semantics::{
+    binary, bitcast, cast, exclusive_scan, fma, inclusive_scan, narrow, reduce, reduce_type, rmw, unary,
+    widen, zero,
+};
+use vyre_foundation::{BinaryOp, DataType, Literal, ReduceOp, RmwOp, ScalarType, UnaryOp};
 
 use BinaryOp::{Add, And, Div, Eq, Ge, Gt, Le, Lt, Max, Min, Mul, Ne, Or, Rem, Shl, Shr, Sub, Xor};
 use Literal::{Bool, I32, U32, U64};
@@ -31,6 +34,28 @@ fn same(what: &str, found: Option<Literal>, expected: Literal) {
 fn check_binary(cases: &[(BinaryOp, Literal, Literal, Literal)]) {
     for &(op, left, right, expected) in cases {
         same(&format!("{op:?} {left:?} {right:?}"), binary(op, left, right), expected);
+    }
+}
+
+/// 2^24 + 1 rounds back to 2^24, and 2^24 + 2 does not: the order of a sum is seen.
+#[test]
+fn subgroups_combine_in_a_fixed_order() {
+    let large = 16_777_216.0;
+    let five = [large, 1.0, 1.0, 1.0, 1.0].map(f);
+    let floats = |values: [f32; 5]| Some(values.map(f).to_vec());
+    assert_eq!(reduce(ReduceOp::Add, &five), Some(f(large + 4.0)));
+    assert_eq!(reduce(ReduceOp::Add, &five[..3]), Some(f(large)));
+    let up_to = [large, large, large + 2.0, large + 2.0, large + 4.0];
+    assert_eq!(inclusive_scan(ReduceOp::Add, &five), floats(up_to));
+    assert_eq!(exclusive_scan(ReduceOp::Add, &five), floats([0.0, large, large, large + 2.0, large + 2.0]));
+    let ints = [I32(3), I32(-4), I32(MAX)];
+    assert_eq!(reduce(ReduceOp::Xor, &ints), Some(I32(3 ^ -4 ^ MAX)));
+    assert_eq!(exclusive_scan(ReduceOp::Min, &ints), Some(vec![I32(MAX), I32(3), I32(-4)]));
+    assert_eq!(exclusive_scan(ReduceOp::Max, &ints), Some(vec![I32(MIN), I32(3), I32(3)]));
+    assert_eq!(exclusive_scan(ReduceOp::And, &[U64(1), U64(2)]), Some(vec![U64(u64::MAX), U64(1)]));
+    assert_eq!(reduce(ReduceOp::Add, &[]), None);
+    for (op, ty) in [(ReduceOp::And, ScalarType::F32), (ReduceOp::Or, ScalarType::Bool)] {
+        assert_eq!((reduce_type(op, ty), reduce(op, &[zero(ty)])), (None, None));
     }
 }
 

@@ -14,12 +14,15 @@
 mod alu;
 mod memory;
 mod run;
+mod subgroup;
 mod wave;
 mod workgroup;
 
 pub(crate) use run::{Env, Exit, run};
 pub(crate) use wave::Wave;
 pub(crate) use workgroup::{Progress, Workgroup};
+
+use crate::flat::Flat;
 
 /// How many back edges and wave starts pass, on average, between two looks at the clock and the abort flag.
 const POLL_INTERVAL: u32 = 256;
@@ -59,7 +62,7 @@ impl<'s> Poll<'s> {
     }
 }
 
-/// The widest wave.
+/// The widest wave, and the size of a subgroup.
 pub(crate) const MAX_WIDTH: u32 = 32;
 
 /// How many lanes a wave has: the executor exists for each of these.
@@ -91,6 +94,11 @@ impl Width {
             _ => Width::Full,
         };
         enough.min(self)
+    }
+
+    /// The width for a program: a subgroup is a wave of full width, however few lanes are present.
+    pub(crate) fn for_program(self, flat: &Flat) -> Width {
+        if flat.subgroups { Width::Full } else { self.for_invocations(flat.invocations()) }
     }
 
     pub(crate) const fn lanes(self) -> u32 {

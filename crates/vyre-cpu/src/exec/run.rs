@@ -2,9 +2,9 @@
 
 use vyre_driver::protocol::TRAP_DEADLINE;
 
-use super::Poll;
 use super::alu::lanes_where;
 use super::wave::{Bank, Registers, Wave};
+use super::{MAX_WIDTH, Poll};
 use crate::flat::{Code, Flat, Inst};
 use crate::memory::View;
 
@@ -186,7 +186,12 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
             Code::GridBarrier => break Exit::GridBarrier,
             Code::End => break Exit::Ended,
 
-            Code::LocalId | Code::GlobalId | Code::WorkgroupId | Code::NumWorkgroups => {
+            Code::LocalId
+            | Code::GlobalId
+            | Code::WorkgroupId
+            | Code::NumWorkgroups
+            | Code::SubgroupLane
+            | Code::SubgroupId => {
                 place(&registers, &flat, inst, env);
             }
             Code::BufferLen => {
@@ -214,6 +219,15 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
             | Code::RmwL
             | Code::CompareExchangeW
             | Code::CompareExchangeL => registers.access(inst, active, env.views),
+
+            Code::ShuffleW
+            | Code::ShuffleL
+            | Code::ShuffleM
+            | Code::CombineW
+            | Code::CombineL
+            | Code::Ballot
+            | Code::Any
+            | Code::All => registers.communicate(inst, active),
 
             _ => registers.compute(inst, active),
         }
@@ -294,6 +308,8 @@ fn place<const W: usize>(registers: &Registers<W>, flat: &Flat, inst: &Inst, env
             Code::LocalId => local,
             Code::GlobalId => env.workgroup[axis].wrapping_mul(size[axis]).wrapping_add(local),
             Code::WorkgroupId => env.workgroup[axis],
+            Code::SubgroupLane => lane,
+            Code::SubgroupId => env.first / MAX_WIDTH,
             _ => env.grid[axis],
         };
     }

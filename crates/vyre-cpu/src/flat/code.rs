@@ -1,6 +1,6 @@
 //! The instructions of the flat form, and what their fields refer to.
 
-use vyre_foundation::{DataType, RmwOp};
+use vyre_foundation::{DataType, ReduceOp, RmwOp, ScalarType};
 
 /// One operation. The fields mean what [`Code`] says; fields it does not name are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(crate) enum Code {
     GlobalId,
     WorkgroupId,
     NumWorkgroups,
+    SubgroupLane,
+    SubgroupId,
     BufferLen,
     // d = a op b on words.
     AddW,
@@ -164,6 +166,17 @@ pub(crate) enum Code {
     // The same; b is the value expected, c its replacement.
     CompareExchangeW,
     CompareExchangeL,
+    // d = a of lane b, among the active lanes; zero if there is none.
+    ShuffleW,
+    ShuffleL,
+    ShuffleM,
+    // d = a of several active lanes combined; t, a `CombineWord`, says how.
+    CombineW,
+    CombineL,
+    // d = the bits of a, whether one is set, and whether all are, among the active lanes.
+    Ballot,
+    Any,
+    All,
     /// Goes to t.
     Jump,
     /// Goes to t if no lane is active.
@@ -243,6 +256,8 @@ pub(crate) enum Extra {
     Table,
     /// An [`AtomicWord`].
     Atomic,
+    /// A [`CombineWord`].
+    Combine,
 }
 
 impl Code {
@@ -254,7 +269,7 @@ impl Code {
             MovW | MovMaskedW => [W, W, N, N],
             MovL | MovMaskedL => [L, L, N, N],
             MovM | MovMaskedM | NotM => [M, M, N, N],
-            LocalId | GlobalId | WorkgroupId | NumWorkgroups => [W, N, N, Axis],
+            LocalId | GlobalId | WorkgroupId | NumWorkgroups | SubgroupLane | SubgroupId => [W, N, N, Axis],
             BufferLen => [W, N, N, Buffer],
             AddW | SubW | MulW | DivU | DivI | RemU | RemI | MinU | MinI | MaxU | MaxI | AndW | OrW
             | XorW | ShlW | ShrU | ShrI | AddF | SubF | MulF | DivF | RemF | MinF | MaxF => [W, W, W, N],
@@ -289,6 +304,13 @@ impl Code {
             RmwL => [L, W, L, N],
             CompareExchangeW => [W, W, W, W],
             CompareExchangeL => [L, W, L, L],
+            ShuffleW => [W, W, W, N],
+            ShuffleL => [L, L, W, N],
+            ShuffleM => [M, M, W, N],
+            CombineW => [W, W, N, N],
+            CombineL => [L, L, N, N],
+            Ballot => [L, M, N, N],
+            Any | All => [M, M, N, N],
             Jump | JumpIfNone | EndLanes | WorkgroupBarrier | GridBarrier | End => [N, N, N, N],
             If => [M, M, N, N],
             IfElse => [M, M, M, N],
@@ -309,6 +331,7 @@ impl Code {
             Switch | SwitchNext => Extra::Table,
             AtomicLoadW | AtomicLoadL | AtomicStoreW | AtomicStoreL | RmwW | RmwL | CompareExchangeW
             | CompareExchangeL => Extra::Atomic,
+            CombineW | CombineL => Extra::Combine,
             _ => Extra::None,
         };
         (fields, extra)
@@ -348,6 +371,56 @@ impl AtomicWord {
             signed: word >> 2 & 1 != 0,
             ordering: (word & 3) as u8,
             buffer: (word >> 8) as usize,
+        }
+    }
+}
+
+/// Which lanes' values a lane gets combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those of all.
+    All,
+    /// Its own and those below.
+    Inclusive,
+    /// Those below.
+    Exclusive,
+}
+
+/// How values of several lanes are combined, packed into `t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CombineWord {
+    pub(crate) op: ReduceOp,
+    pub(crate) ty: ScalarType,
+    pub(crate) extent: Extent,
+}
+
+impl CombineWord {
+    pub(crate) const fn pack(self) -> u32 {
+        (self.op as u32) << 8 | (self.ty as u32) << 4 | self.extent as u32
+    }
+
+    pub(crate) const fn unpack(word: u32) -> CombineWord {
+        CombineWord {
+            op: match word >> 8 {
+                x if x == ReduceOp::Add as u32 => ReduceOp::Add,
+                x if x == ReduceOp::Min as u32 => ReduceOp::Min,
+                x if x == ReduceOp::Max as u32 => ReduceOp::Max,
+                x if x == ReduceOp::And as u32 => ReduceOp::And,
+                x if x == ReduceOp::Or as u32 => ReduceOp::Or,
+                _ => ReduceOp::Xor,
+            },
+            ty: match word >> 4 & 15 {
+                x if x == ScalarType::Bool as u32 => ScalarType::Bool,
+                x if x == ScalarType::U32 as u32 => ScalarType::U32,
+                x if x == ScalarType::I32 as u32 => ScalarType::I32,
+                x if x == ScalarType::U64 as u32 => ScalarType::U64,
+                _ => ScalarType::F32,
+            },
+            extent: match word & 15 {
+                0 => Extent::All,
+                1 => Extent::Inclusive,
+                _ => Extent::Exclusive,
+            },
         }
     }
 }

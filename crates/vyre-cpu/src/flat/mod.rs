@@ -17,7 +17,7 @@ mod code;
 
 use vyre_foundation::{BufferDecl, ProgramKind};
 
-pub(crate) use code::{AtomicWord, Code, Extra, Field, Inst, load_code, store_code};
+pub(crate) use code::{AtomicWord, Code, CombineWord, Extent, Extra, Field, Inst, load_code, store_code};
 
 /// Where each value of a selector goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub(crate) struct Flat {
     pub(crate) params: Vec<Place>,
     /// Registers of the entry's results, in order.
     pub(crate) results: Vec<Place>,
+    /// Whether it has subgroup operations, so that its waves are of full width.
+    pub(crate) subgroups: bool,
     /// Whether a wave may suspend itself before its end.
     pub(crate) suspends: bool,
     /// Whether it may do so to wait for the whole dispatch.
@@ -146,7 +148,7 @@ impl Flat {
         let apart = !matches!(fields[0], Field::Word | Field::Long)
             || (1..4).all(|source| fields[source] != fields[0] || values[source] != inst.d);
         let reaches = match extra {
-            Extra::None => true,
+            Extra::None | Extra::Combine => true,
             Extra::Target => (inst.t as usize) < self.code.len(),
             Extra::Table => (inst.t as usize) < self.tables.len(),
             Extra::Atomic => AtomicWord::unpack(inst.t).buffer < self.buffers.len(),
@@ -189,6 +191,7 @@ mod tests {
             mask_constants: Vec::new(),
             params: Vec::new(),
             results: Vec::new(),
+            subgroups: false,
             suspends: false,
             grid_barriers: false,
         }
@@ -250,6 +253,19 @@ mod tests {
             for (signed, ordering, buffer) in [(false, 0, 0), (true, 3, 511), (false, 2, 7)] {
                 let word = AtomicWord { op, signed, ordering, buffer };
                 assert_eq!(AtomicWord::unpack(word.pack()), word);
+            }
+        }
+    }
+
+    #[test]
+    fn combine_words_survive_packing() {
+        use vyre_foundation::{ReduceOp::*, ScalarType};
+        for op in [Add, Min, Max, And, Or, Xor] {
+            for ty in ScalarType::ALL {
+                for extent in [Extent::All, Extent::Inclusive, Extent::Exclusive] {
+                    let word = CombineWord { op, ty, extent };
+                    assert_eq!(CombineWord::unpack(word.pack()), word);
+                }
             }
         }
     }

@@ -12,6 +12,7 @@
 mod expr;
 mod nodes;
 mod registers;
+mod subgroup;
 
 use std::collections::HashMap;
 
@@ -20,6 +21,7 @@ use vyre_foundation::{
     VarId,
 };
 
+use crate::exec::MAX_WIDTH;
 use crate::flat::{Code, Flat, Inst, Malformed, Place, Registers, SwitchTable};
 use registers::{File, Files, POOL_FIRST};
 
@@ -79,6 +81,7 @@ struct Lowering<'p> {
     functions: HashMap<FunctionId, Lowered>,
     suspends: bool,
     grid_barriers: bool,
+    subgroups: bool,
 }
 
 /// What is the same for a function.
@@ -113,6 +116,7 @@ pub(crate) fn lower(validated: &ValidatedProgram) -> Result<Flat, LowerError> {
         functions: HashMap::new(),
         suspends: false,
         grid_barriers: false,
+        subgroups: validated.facts().subgroup_operations,
     };
     for &id in &validated.facts().call_order {
         let function = program
@@ -199,7 +203,9 @@ impl<'p> Lowering<'p> {
                         Builtin::WorkgroupId(axis) => (Code::WorkgroupId, axis),
                         Builtin::LocalId(axis) => (Code::LocalId, axis),
                         Builtin::NumWorkgroups(axis) => (Code::NumWorkgroups, axis),
-                        Builtin::WorkgroupSize(_) => continue,
+                        Builtin::SubgroupLane => (Code::SubgroupLane, Axis::X),
+                        Builtin::SubgroupId => (Code::SubgroupId, Axis::X),
+                        Builtin::WorkgroupSize(_) | Builtin::SubgroupSize => continue,
                     };
                     prologue.push(Inst::new(code, register, 0, 0, axis.index() as u16));
                 }
@@ -233,6 +239,7 @@ impl<'p> Lowering<'p> {
             mask_constants: Vec::new(),
             params: entry.params,
             results: entry.results,
+            subgroups: self.subgroups,
             suspends: self.suspends,
             grid_barriers: self.grid_barriers,
         };
@@ -317,6 +324,7 @@ impl<'p> Lowering<'p> {
         let size = |axis: Axis| self.program.workgroup_size.get(axis.index()).copied().unwrap_or(1);
         let pooled = match builtin {
             Builtin::WorkgroupSize(axis) => Pooled::Word(size(axis)),
+            Builtin::SubgroupSize => Pooled::Word(MAX_WIDTH),
             // One invocation along an axis: the answer is known.
             Builtin::LocalId(axis) if size(axis) == 1 => Pooled::Word(0),
             Builtin::GlobalId(axis) if size(axis) == 1 => Pooled::Builtin(Builtin::WorkgroupId(axis)),

@@ -4,7 +4,7 @@
 //! a case, a loop's body, a function's body. A lane leaves one early by taking itself out of the masks of
 //! everything it leaves; the rest of the construct is skipped once nobody is left.
 //!
-//! Only assignments, stores and atomics look at the active lanes. A `let` may write every lane: a lane that
+//! Only assignments, stores, atomics and subgroup operations look at the active lanes. A `let` may write every lane: a lane that
 //! is not active does not see the local before it has passed the `let` itself.
 
 use vyre_foundation::{
@@ -86,6 +86,7 @@ impl<'p> Lowering<'p> {
                 frame.registers.release(mark);
             }
             Node::Atomic(atomic) => self.atomic(frame, atomic)?,
+            Node::Subgroup(subgroup) => self.subgroup(frame, subgroup)?,
             Node::If { condition, then, otherwise } => self.if_(frame, condition, then, otherwise)?,
             Node::Switch { selector, cases, default } => self.switch(frame, selector, cases, default)?,
             Node::For { var, start, end, step, body } => {

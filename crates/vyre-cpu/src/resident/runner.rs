@@ -85,7 +85,7 @@ impl Runner {
             return Outcome::Ended(Completion::fault(Fault::UnknownOpcode));
         };
         let deadline = programs.item_deadline;
-        match programs.width.for_invocations(flat.invocations()) {
+        match programs.width.for_program(flat) {
             Width::One => whole(&mut self.workgroup_of_one, flat, buffers, deadline, item, stop),
             Width::Eight => whole(&mut self.workgroup_of_eight, flat, buffers, deadline, item, stop),
             Width::Full => whole(&mut self.workgroup, flat, buffers, deadline, item, stop),

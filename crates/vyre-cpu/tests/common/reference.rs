@@ -6,10 +6,12 @@
 
 use std::sync::{Condvar, Mutex};
 
-use vyre_foundation::semantics::{binary, bitcast, cast, narrow, rmw, unary, widen, zero};
+use vyre_foundation::semantics::{
+    binary, bitcast, cast, exclusive_scan, inclusive_scan, narrow, reduce, rmw, unary, widen, zero,
+};
 use vyre_foundation::{
     AtomicOp, BinaryOp, BufferDecl, BufferId, Builtin, Expr, Function, Literal, MemorySpace, Node, Program,
-    ValidatedProgram, VarId,
+    Subgroup, SubgroupOp, ValidatedProgram, VarId,
 };
 
 use super::common::Data;
@@ -27,7 +29,8 @@ pub fn run(program: &ValidatedProgram, data: &mut [Data], grid: [u32; 3]) -> Opt
             let own = program.buffers.iter().filter(|decl| decl.space == MemorySpace::Workgroup);
             let memory =
                 own.map(|decl| Mutex::new(vec![0; decl.len as usize * decl.element.size()])).collect();
-            Group { index, place, memory, barrier: Rendezvous::new(invocations) }
+            let values = Mutex::new(vec![Literal::U32(0); invocations as usize]);
+            Group { index, place, memory, values, barrier: Rendezvous::new(invocations) }
         })
         .collect();
     let everybody = Rendezvous::new(invocations * groups.len() as u32);
@@ -69,8 +72,13 @@ struct Group {
     index: u32,
     place: [u32; 3],
     memory: Vec<Mutex<Vec<u8>>>,
+    /// What each invocation contributes to the subgroup operation at hand.
+    values: Mutex<Vec<Literal>>,
     barrier: Rendezvous,
 }
+
+/// Lanes of a subgroup.
+const LANES: usize = 32;
 
 /// A barrier that those who have ended need not come to.
 struct Rendezvous {
@@ -185,6 +193,10 @@ impl Invocation<'_> {
                     set(locals, var, old);
                 }
             }
+            Node::Subgroup(subgroup) => {
+                let value = self.subgroup(locals, subgroup);
+                set(locals, subgroup.result, value);
+            }
             Node::If { condition, then, otherwise } => {
                 let block = if self.bool(locals, condition) { then } else { otherwise };
                 self.block(locals, block)?;
@@ -225,6 +237,38 @@ impl Invocation<'_> {
             }
         }
         Ok(())
+    }
+
+    fn linear(&self) -> usize {
+        let [x, y, _] = self.program.workgroup_size;
+        (self.local[0] + x * (self.local[1] + y * self.local[2])) as usize
+    }
+
+    fn subgroup(&self, locals: &Locals, subgroup: &Subgroup) -> Literal {
+        let own = self.eval(locals, &subgroup.value);
+        let linear = self.linear();
+        self.group.values.lock().unwrap()[linear] = own;
+        self.group.barrier.wait();
+        let first = linear / LANES * LANES;
+        let values: Vec<Literal> =
+            self.group.values.lock().unwrap().iter().skip(first).take(LANES).copied().collect();
+        self.group.barrier.wait();
+        let lane = linear - first;
+        let of_lane = |lane: u32| values.get(lane as usize).copied().unwrap_or(zero(own.ty()));
+        let mut truths = values.iter().map(|value| *value == Literal::Bool(true));
+        match &subgroup.op {
+            SubgroupOp::BroadcastFirst => values[0],
+            SubgroupOp::Broadcast(of) | SubgroupOp::Shuffle(of) => of_lane(self.u32(locals, of)),
+            SubgroupOp::ShuffleXor(mask) => of_lane(lane as u32 ^ self.u32(locals, mask)),
+            SubgroupOp::Reduce(op) => reduce(*op, &values).expect("exists"),
+            SubgroupOp::InclusiveScan(op) => inclusive_scan(*op, &values).expect("exists")[lane],
+            SubgroupOp::ExclusiveScan(op) => exclusive_scan(*op, &values).expect("exists")[lane],
+            SubgroupOp::Ballot => {
+                Literal::U64(truths.enumerate().map(|(lane, value)| u64::from(value) << lane).sum())
+            }
+            SubgroupOp::Any => Literal::Bool(truths.any(|value| value)),
+            SubgroupOp::All => Literal::Bool(truths.all(|value| value)),
+        }
     }
 
     fn eval(&self, locals: &Locals, expr: &Expr) -> Literal {
@@ -272,6 +316,9 @@ impl Invocation<'_> {
             Builtin::LocalId(axis) => self.local[axis.index()],
             Builtin::NumWorkgroups(axis) => self.grid[axis.index()],
             Builtin::WorkgroupSize(axis) => size[axis.index()],
+            Builtin::SubgroupSize => LANES as u32,
+            Builtin::SubgroupLane => (self.linear() % LANES) as u32,
+            Builtin::SubgroupId => (self.linear() / LANES) as u32,
         }
     }
 

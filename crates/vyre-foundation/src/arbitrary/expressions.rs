@@ -200,6 +200,11 @@ impl Maker<'_> {
             Builtin::WorkgroupId(axis),
             Builtin::GlobalId(axis),
         ];
+        let subgroup = [Builtin::SubgroupLane, Builtin::SubgroupId, Builtin::SubgroupSize];
+        if self.kind != ProgramKind::Item(Granularity::Lane) && self.choices.below(4) == 3 {
+            let of_subgroup = self.choices.one_of(&subgroup);
+            return Some(if uniform { Builtin::SubgroupSize } else { of_subgroup });
+        }
         match (self.kind, uniform) {
             (ProgramKind::Kernel, false) => Some(self.choices.one_of(&any)),
             (ProgramKind::Kernel, true) => self.choices.among(&[any[0], any[2], any[3]]).copied(),

@@ -2,7 +2,8 @@
 //!
 //! [`arbitrary_program`] turns any bytes into a program that is valid, ends soon, and has *one* right outcome
 //! however its invocations are scheduled: two backends that differ on it are not both right. Only NaN
-//! payloads in float buffers are free.
+//! payloads in float buffers are free. Programs with subgroup operations have one outcome for each size of
+//! subgroups.
 //!
 //! To run one, bind any contents to its buffers, each at least as long as declared; a length that is shorter
 //! than what the invocations address exercises the bounds. A kernel takes any grid. An item program takes
@@ -12,7 +13,7 @@
 //! How races are kept out: each invocation has a slot of its own in the buffers that are written, called
 //! `own`, and touches no other; `count` buffers are only changed, by one commutative operation, and never
 //! looked at; `stage` buffers are as `own` before the last grid barrier, and only read, by all, behind it;
-//! `shared` memory is written and read in turns, with barriers in between.
+//! `shared` memory is written and read in turns, with barriers in between. Subgroup operations touch none.
 //!
 //! Absent on purpose: racing programs, whose outcomes are many, and programs that the validator refuses.
 

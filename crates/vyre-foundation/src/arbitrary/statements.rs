@@ -5,7 +5,11 @@ use std::cell::RefCell;
 use super::expressions::{own, place_in_workgroup};
 use super::{Frame, Known, MOST_ROUNDS, MOST_WORK, Maker, Place, Role, Visible};
 use crate::builder::{FunctionBuilder, Operand, Value, Var};
-use crate::ir::{Atomic, AtomicOp, BufferAccess, MemoryOrdering, MemoryScope, MemorySpace, Node, RmwOp};
+use crate::ir::{
+    Atomic, AtomicOp, BufferAccess, MemoryOrdering, MemoryScope, MemorySpace, Node, ReduceOp, RmwOp,
+    SubgroupOp,
+};
+use crate::semantics::reduce_type;
 use crate::types::ScalarType;
 
 const DEEPEST: u8 = 4;
@@ -47,6 +51,7 @@ impl Maker<'_> {
             15 | 16 => self.exchange(f, frame, place),
             17 => self.leave(f, frame, place),
             18 => self.leave_loop(f, place),
+            19 => self.subgroup(f, frame, place),
             _ => self.store(f, frame),
         }
     }
@@ -321,6 +326,38 @@ impl Maker<'_> {
         let var = f.let_("read", known.buffer.load(index));
         frame.visible.push(Visible { var, uniform: false, assignable: false });
         f.barrier();
+    }
+
+    fn subgroup(&mut self, f: &mut FunctionBuilder, frame: &mut Frame, place: Place) {
+        if !place.uniform {
+            return self.store(f, frame);
+        }
+        let choice = self.choices.below(10);
+        let ty = if choice < 3 { ScalarType::Bool } else { self.scalar() };
+        let value = self.value(frame, ty, false);
+        let op = self.choices.one_of(&[
+            ReduceOp::Add,
+            ReduceOp::Min,
+            ReduceOp::Max,
+            ReduceOp::And,
+            ReduceOp::Or,
+            ReduceOp::Xor,
+        ]);
+        let mut operand = |uniform| self.value(frame, ScalarType::U32, uniform).into_expr();
+        let op = match choice {
+            0 => SubgroupOp::Ballot,
+            1 => SubgroupOp::Any,
+            2 => SubgroupOp::All,
+            3 => SubgroupOp::Broadcast(operand(true)),
+            4 => SubgroupOp::Shuffle(operand(false)),
+            5 => SubgroupOp::ShuffleXor(operand(false)),
+            6 if reduce_type(op, ty).is_some() => SubgroupOp::InclusiveScan(op),
+            7 if reduce_type(op, ty).is_some() => SubgroupOp::ExclusiveScan(op),
+            8 if reduce_type(op, ty).is_some() => SubgroupOp::Reduce(op),
+            _ => SubgroupOp::BroadcastFirst,
+        };
+        let var = f.subgroup(op, value);
+        frame.visible.push(Visible { var, uniform: false, assignable: false });
     }
 
     /// A return or a trap.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::value::{Buffer, Value, Values, Var};
 use crate::ir::{
     Atomic, AtomicOp, Expr, Function, FunctionId, Local, MemoryOrdering, MemoryScope, MemorySpace, Node,
-    RmwOp, SwitchCase, VarId,
+    ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId,
 };
 use crate::limits::MAX_NAME_LEN;
 use crate::types::ScalarType;
@@ -250,6 +250,32 @@ impl FunctionBuilder {
     pub fn call_one(&mut self, function: &FunctionHandle, args: impl Values) -> Var {
         let none = Var { id: VarId(u32::MAX), ty: ScalarType::U32 };
         self.call(function, args).first().copied().unwrap_or(none)
+    }
+
+    /// Any operation of a subgroup; see [`crate::semantics`].
+    pub fn subgroup(&mut self, op: SubgroupOp, value: impl Into<Value>) -> Var {
+        let value = value.into();
+        let (name, ty) = match op {
+            SubgroupOp::Ballot => ("ballot", ScalarType::U64),
+            SubgroupOp::Any | SubgroupOp::All => ("vote", ScalarType::Bool),
+            SubgroupOp::Reduce(_) | SubgroupOp::InclusiveScan(_) | SubgroupOp::ExclusiveScan(_) => {
+                ("combined", value.ty())
+            }
+            _ => ("moved", value.ty()),
+        };
+        let var = self.local(name, ty, false);
+        self.push(Node::Subgroup(Subgroup { op, value: value.into_expr(), result: var.id }));
+        var
+    }
+
+    /// The values of all lanes of the subgroup combined.
+    pub fn subgroup_reduce(&mut self, op: ReduceOp, value: impl Into<Value>) -> Var {
+        self.subgroup(SubgroupOp::Reduce(op), value)
+    }
+
+    /// The value of the lane that each invocation chooses, a `u32`.
+    pub fn subgroup_shuffle(&mut self, value: impl Into<Value>, lane: impl Into<Value>) -> Var {
+        self.subgroup(SubgroupOp::Shuffle(lane.into().fit(ScalarType::U32).into_expr()), value)
     }
 
     /// Any atomic access. The result is a new local, `None` for a store.

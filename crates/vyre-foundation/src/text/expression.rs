@@ -4,8 +4,8 @@
 use super::ParseProblem;
 use super::lexer::TokenKind;
 use super::parser::{Parser, Result};
-use super::words::{Level, Words, bitcast_from_word, builtin_from_word};
-use crate::ir::{BinaryOp, BufferId, Expr, UnaryOp};
+use super::words::{BuiltinWord, Level, Words, bitcast_from_word, builtin_from_word};
+use crate::ir::{BinaryOp, BufferId, Builtin, Expr, UnaryOp};
 use crate::types::{Literal, ScalarType};
 use crate::wire;
 
@@ -230,14 +230,21 @@ impl Parser<'_> {
     }
 
     fn builtin(&mut self, word: &str) -> Result<Tree> {
-        let Some(builtin) = builtin_from_word(word) else {
-            return Err(self
-                .expected("`global_id`, `workgroup_id`, `local_id`, `num_workgroups` or `workgroup_size`"));
+        let Some(first) = builtin_from_word(word) else {
+            return Err(self.expected(
+                "`global_id`, `workgroup_id`, `local_id`, `num_workgroups`, `workgroup_size` or `subgroup`",
+            ));
         };
         self.next();
         self.symbol(".")?;
-        let axis = self.any_word()?;
-        self.above(0, Expr::Builtin(builtin(axis)))
+        let builtin = match (first, self.kind_of_token()) {
+            (BuiltinWord::Axis(builtin), _) => builtin(self.any_word()?),
+            (BuiltinWord::Subgroup, TokenKind::Word("size")) => self.past(Builtin::SubgroupSize),
+            (BuiltinWord::Subgroup, TokenKind::Word("lane")) => self.past(Builtin::SubgroupLane),
+            (BuiltinWord::Subgroup, TokenKind::Word("id")) => self.past(Builtin::SubgroupId),
+            (BuiltinWord::Subgroup, _) => return Err(self.expected("`size`, `lane` or `id`")),
+        };
+        self.above(0, Expr::Builtin(builtin))
     }
 
     fn literal(&mut self, negative: bool) -> Result<Tree> {

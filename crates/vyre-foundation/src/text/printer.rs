@@ -1,9 +1,10 @@
 //! Programs into text: one statement a line, no more parentheses than needed.
 
-use super::words::{Level, Words, bitcast_word, builtin_word};
+use super::statement::vote_type;
+use super::words::{Level, Words, bitcast_word, builtin_words};
 use crate::ir::{
     Atomic, AtomicOp, BinaryOp, BufferDecl, BufferId, Expr, Function, FunctionId, Local, MemorySpace, Node,
-    Program, ProgramKind, UnaryOp, VarId,
+    Program, ProgramKind, Subgroup, SubgroupOp, UnaryOp, VarId,
 };
 use crate::names::check_name;
 use crate::types::{Literal, ScalarType};
@@ -196,6 +197,7 @@ impl<'p> FunctionPrinter<'p> {
                 self.line(&text);
             }
             Node::Atomic(atomic) => self.atomic(atomic),
+            Node::Subgroup(subgroup) => self.subgroup(subgroup),
             Node::If { .. } => self.if_chain("", node),
             Node::Switch { selector, cases, default } => {
                 let selector = self.expr(selector);
@@ -281,6 +283,26 @@ impl<'p> FunctionPrinter<'p> {
         self.line(&format!("{head}atomic {verb} {scope} {ordering} {element}{operands};"));
     }
 
+    fn subgroup(&mut self, subgroup: &Subgroup) {
+        let Subgroup { op, value, result } = subgroup;
+        let verb = match op {
+            SubgroupOp::BroadcastFirst => "broadcast_first".to_owned(),
+            SubgroupOp::Broadcast(_) => "broadcast".to_owned(),
+            SubgroupOp::Shuffle(_) => "shuffle".to_owned(),
+            SubgroupOp::ShuffleXor(_) => "shuffle_xor".to_owned(),
+            SubgroupOp::Reduce(op) => format!("reduce {}", op.word()),
+            SubgroupOp::InclusiveScan(op) => format!("inclusive_scan {}", op.word()),
+            SubgroupOp::ExclusiveScan(op) => format!("exclusive_scan {}", op.word()),
+            SubgroupOp::Ballot => "ballot".to_owned(),
+            SubgroupOp::Any => "any".to_owned(),
+            SubgroupOp::All => "all".to_owned(),
+        };
+        let value = self.expr(value);
+        let operand = op.operand().map_or(String::new(), |operand| format!(", {}", self.expr(operand)));
+        let result = self.binding(*result, vote_type(op));
+        self.line(&format!("let {result} = subgroup {verb} {value}{operand};"));
+    }
+
     fn call(&mut self, results: &[VarId], function: FunctionId, args: &[Expr]) {
         let args = list(args, |arg| self.expr(arg));
         let callee = self.program.functions.get(function.0 as usize);
@@ -363,8 +385,8 @@ impl<'p> FunctionPrinter<'p> {
             Expr::Load { buffer, index } => self.element(*buffer, index),
             Expr::BufferLen(buffer) => format!("len({})", self.buffer(*buffer)),
             Expr::Builtin(builtin) => {
-                let (word, axis) = builtin_word(*builtin);
-                format!("{word}.{}", axis.word())
+                let (first, second) = builtin_words(*builtin);
+                format!("{first}.{second}")
             }
             Expr::Unary { op: op @ (UnaryOp::Neg | UnaryOp::Not), value } => {
                 // `-1i32` is a literal; the negation of one is `-(1i32)`.

@@ -4,7 +4,7 @@ use super::ParseProblem;
 use super::lexer::TokenKind;
 use super::parser::{Name, Parser, Result};
 use super::words::Words;
-use crate::ir::{Atomic, AtomicOp, Expr, Node, RmwOp, SwitchCase, VarId};
+use crate::ir::{Atomic, AtomicOp, Expr, Node, ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId};
 use crate::types::ScalarType;
 use crate::wire::MAX_DEPTH;
 
@@ -62,19 +62,20 @@ impl<'t> Parser<'t> {
                 self.next();
                 Node::Trap(self.expr()?)
             }
-            "break" => self.bare(Node::Break),
-            "continue" => self.bare(Node::Continue),
-            "barrier" => self.bare(Node::WorkgroupBarrier),
-            "grid_barrier" => self.bare(Node::GridBarrier),
+            "break" => self.past(Node::Break),
+            "continue" => self.past(Node::Continue),
+            "barrier" => self.past(Node::WorkgroupBarrier),
+            "grid_barrier" => self.past(Node::GridBarrier),
             _ => self.store_or_assign()?,
         };
         self.symbol(";")?;
         Ok(node)
     }
 
-    fn bare(&mut self, node: Node) -> Node {
+    /// What the current token stands for alone; goes past it.
+    pub(super) fn past<T>(&mut self, meaning: T) -> T {
         self.next();
-        node
+        meaning
     }
 
     fn if_else(&mut self) -> Result<Node> {
@@ -174,6 +175,10 @@ impl<'t> Parser<'t> {
         if self.at_word("atomic") {
             return self.atomic(Some(local));
         }
+        // The word is not reserved: elsewhere it may be a name, and a dot makes it a builtin.
+        if self.at_word("subgroup") && matches!(self.second(), TokenKind::Word(_)) {
+            return self.subgroup(local);
+        }
         // The value comes first: it cannot be made of what it defines.
         let value = self.expr()?;
         Ok(Node::Let { var: self.define(local, None)?, value })
@@ -219,12 +224,12 @@ impl<'t> Parser<'t> {
         let ordering = self.any_word()?;
         let (buffer, index) = self.element()?;
         let op = match (verb, rmw) {
-            (_, Some(op)) => AtomicOp::Rmw(op, self.atomic_operand()?),
+            (_, Some(op)) => AtomicOp::Rmw(op, self.operand_after_comma()?),
             ("load", None) => AtomicOp::Load,
-            ("store", None) => AtomicOp::Store(self.atomic_operand()?),
+            ("store", None) => AtomicOp::Store(self.operand_after_comma()?),
             (_, None) => AtomicOp::CompareExchange {
-                expected: self.atomic_operand()?,
-                replacement: self.atomic_operand()?,
+                expected: self.operand_after_comma()?,
+                replacement: self.operand_after_comma()?,
             },
         };
         let ty = self.buffer_decls.get(buffer.0 as usize).map(|buffer| buffer.element.scalar());
@@ -232,7 +237,42 @@ impl<'t> Parser<'t> {
         Ok(Node::Atomic(Atomic { op, buffer, index, ordering, scope, result }))
     }
 
-    fn atomic_operand(&mut self) -> Result<Expr> {
+    fn subgroup(&mut self, result: Definition<'t>) -> Result<Node> {
+        self.next();
+        let verb = match self.kind_of_token() {
+            TokenKind::Word(verb) => verb,
+            _ => "",
+        };
+        let with_operand = matches!(verb, "broadcast" | "shuffle" | "shuffle_xor");
+        self.next();
+        let mut op = match verb {
+            // With an operand, this stands for it until it is read.
+            "broadcast_first" | "broadcast" | "shuffle" | "shuffle_xor" => SubgroupOp::BroadcastFirst,
+            "reduce" => SubgroupOp::Reduce(self.any_word::<ReduceOp>()?),
+            "inclusive_scan" => SubgroupOp::InclusiveScan(self.any_word()?),
+            "exclusive_scan" => SubgroupOp::ExclusiveScan(self.any_word()?),
+            "ballot" => SubgroupOp::Ballot,
+            "any" => SubgroupOp::Any,
+            "all" => SubgroupOp::All,
+            _ => {
+                self.back();
+                return Err(self.expected("a subgroup operation, such as `reduce add` or `shuffle`"));
+            }
+        };
+        let value = self.expr()?;
+        if with_operand {
+            let operand = self.operand_after_comma()?;
+            op = match verb {
+                "broadcast" => SubgroupOp::Broadcast(operand),
+                "shuffle" => SubgroupOp::Shuffle(operand),
+                _ => SubgroupOp::ShuffleXor(operand),
+            };
+        }
+        let result = self.define(result, vote_type(&op))?;
+        Ok(Node::Subgroup(Subgroup { op, value, result }))
+    }
+
+    fn operand_after_comma(&mut self) -> Result<Expr> {
         self.symbol(",")?;
         self.expr()
     }
@@ -248,5 +288,14 @@ impl<'t> Parser<'t> {
         let types = types.into_iter().map(Some).chain(std::iter::repeat(None));
         let results = results.into_iter().zip(types).map(|(result, ty)| self.define(result, ty));
         Ok(Node::Call { results: results.collect::<Result<_>>()?, function, args })
+    }
+}
+
+/// The type of a vote's result, which needs not be written.
+pub(super) fn vote_type(op: &SubgroupOp) -> Option<ScalarType> {
+    match op {
+        SubgroupOp::Ballot => Some(ScalarType::U64),
+        SubgroupOp::Any | SubgroupOp::All => Some(ScalarType::Bool),
+        _ => None,
     }
 }

@@ -1,8 +1,8 @@
 //! The words of the language that stand for an enum's values, one table for printer and parser.
 
 use crate::ir::{
-    Axis, BinaryOp, BufferAccess, Builtin, Granularity, MemoryOrdering, MemoryScope, MemorySpace, RmwOp,
-    UnaryOp,
+    Axis, BinaryOp, BufferAccess, Builtin, Granularity, MemoryOrdering, MemoryScope, MemorySpace, ReduceOp,
+    RmwOp, UnaryOp,
 };
 use crate::types::{DataType, ScalarType};
 
@@ -49,6 +49,9 @@ words! {
         Add = "add", Sub = "sub", And = "and", Or = "or", Xor = "xor", Min = "min", Max = "max",
         Exchange = "exchange",
     }
+    ReduceOp, "a reduction, `add`, `min`, `max`, `and`, `or` or `xor`" {
+        Add = "add", Min = "min", Max = "max", And = "and", Or = "or", Xor = "xor",
+    }
     UnaryOp, "an operation" {
         Neg = "-", Not = "!", Abs = "abs", Floor = "floor", Ceil = "ceil", Trunc = "trunc",
         RoundEven = "round_even", Sqrt = "sqrt", CountOnes = "count_ones",
@@ -82,25 +85,38 @@ names! {
     ScalarType, "a type, `bool`, `u32`, `i32`, `u64` or `f32`";
 }
 
-/// The word before the axis of a builtin, and the axis.
-pub(super) fn builtin_word(builtin: Builtin) -> (&'static str, Axis) {
+/// The words before and after the dot of a builtin.
+pub(super) fn builtin_words(builtin: Builtin) -> (&'static str, &'static str) {
     match builtin {
-        Builtin::GlobalId(axis) => ("global_id", axis),
-        Builtin::WorkgroupId(axis) => ("workgroup_id", axis),
-        Builtin::LocalId(axis) => ("local_id", axis),
-        Builtin::NumWorkgroups(axis) => ("num_workgroups", axis),
-        Builtin::WorkgroupSize(axis) => ("workgroup_size", axis),
+        Builtin::GlobalId(axis) => ("global_id", axis.word()),
+        Builtin::WorkgroupId(axis) => ("workgroup_id", axis.word()),
+        Builtin::LocalId(axis) => ("local_id", axis.word()),
+        Builtin::NumWorkgroups(axis) => ("num_workgroups", axis.word()),
+        Builtin::WorkgroupSize(axis) => ("workgroup_size", axis.word()),
+        Builtin::SubgroupSize => ("subgroup", "size"),
+        Builtin::SubgroupLane => ("subgroup", "lane"),
+        Builtin::SubgroupId => ("subgroup", "id"),
     }
 }
 
-/// What makes a builtin of an axis.
-pub(super) fn builtin_from_word(word: &str) -> Option<fn(Axis) -> Builtin> {
+/// What the word before the dot of a builtin may be followed by.
+#[derive(Clone, Copy)]
+pub(super) enum BuiltinWord {
+    /// An axis.
+    Axis(fn(Axis) -> Builtin),
+    /// What is asked about the subgroup.
+    Subgroup,
+}
+
+/// The builtins whose first word this is.
+pub(super) fn builtin_from_word(word: &str) -> Option<BuiltinWord> {
     match word {
-        "global_id" => Some(Builtin::GlobalId),
-        "workgroup_id" => Some(Builtin::WorkgroupId),
-        "local_id" => Some(Builtin::LocalId),
-        "num_workgroups" => Some(Builtin::NumWorkgroups),
-        "workgroup_size" => Some(Builtin::WorkgroupSize),
+        "global_id" => Some(BuiltinWord::Axis(Builtin::GlobalId)),
+        "workgroup_id" => Some(BuiltinWord::Axis(Builtin::WorkgroupId)),
+        "local_id" => Some(BuiltinWord::Axis(Builtin::LocalId)),
+        "num_workgroups" => Some(BuiltinWord::Axis(Builtin::NumWorkgroups)),
+        "workgroup_size" => Some(BuiltinWord::Axis(Builtin::WorkgroupSize)),
+        "subgroup" => Some(BuiltinWord::Subgroup),
         _ => None,
     }
 }

@@ -185,7 +185,7 @@ pub enum ValidationErrorKind {
         /// The local.
         local: String,
     },
-    /// A parameter, a loop counter or the result of an atomic or a call declared mutable.
+    /// A parameter, a loop counter or the result of an atomic, a subgroup operation or a call declared mutable.
     #[error("`{local}` is {role}, which cannot be mutable; copy it into a mutable local")]
     MustBeImmutable {
         /// The local.
@@ -308,6 +308,16 @@ pub enum ValidationErrorKind {
         barrier: String,
         /// Whom the barrier waits for.
         who: &'static str,
+        /// Where the difference comes from.
+        cause: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A value on which a workgroup has to agree.
+    #[error("{what} must be the same in the whole workgroup, and depends on {cause}; {remedy}")]
+    NonUniformValue {
+        /// The value.
+        what: String,
         /// Where the difference comes from.
         cause: String,
         /// What to do.

@@ -5,7 +5,7 @@
 
 use super::error::ValidationErrorKind;
 use super::statements::Checker;
-use crate::ir::{Builtin, Expr, Granularity, ProgramKind};
+use crate::ir::{Builtin, Expr, Granularity, ProgramKind, Subgroup, SubgroupOp};
 use crate::semantics;
 use crate::types::ScalarType;
 
@@ -92,11 +92,40 @@ impl<'p> Checker<'p, '_> {
         result
     }
 
+    /// Checks a subgroup operation but for its result; yields the type of that.
+    pub(super) fn subgroup(&mut self, subgroup: &'p Subgroup) -> Option<ScalarType> {
+        self.uses.subgroups = true;
+        if let Some(operand) = subgroup.op.operand() {
+            self.expect("the lane or mask of the subgroup operation", operand, ScalarType::U32);
+        }
+        let ty = self.expr(&subgroup.value);
+        match subgroup.op {
+            SubgroupOp::BroadcastFirst
+            | SubgroupOp::Broadcast(_)
+            | SubgroupOp::Shuffle(_)
+            | SubgroupOp::ShuffleXor(_) => ty,
+            SubgroupOp::Reduce(op) | SubgroupOp::InclusiveScan(op) | SubgroupOp::ExclusiveScan(op) => {
+                let ty = ty?;
+                let result = semantics::reduce_type(op, ty);
+                self.exists(result, || format!("subgroup {op:?}"), || ty.to_string())
+            }
+            SubgroupOp::Ballot | SubgroupOp::Any | SubgroupOp::All => {
+                self.same_type("the value of a vote", Some(ScalarType::Bool), ty);
+                let ballot = matches!(subgroup.op, SubgroupOp::Ballot);
+                Some(if ballot { ScalarType::U64 } else { ScalarType::Bool })
+            }
+        }
+    }
+
     fn builtin(&mut self, builtin: Builtin) {
+        let of_subgroups =
+            matches!(builtin, Builtin::SubgroupSize | Builtin::SubgroupLane | Builtin::SubgroupId);
+        self.uses.subgroups |= of_subgroups;
         let ProgramKind::Item(granularity) = self.program.kind else { return };
         let (place, remedy) = match (granularity, builtin) {
             (Granularity::Lane, _) => ("in an item of lane granularity", "use the item's own words instead"),
             (Granularity::Workgroup, Builtin::LocalId(_) | Builtin::WorkgroupSize(_)) => return,
+            (Granularity::Workgroup, _) if of_subgroups => return,
             (Granularity::Workgroup, _) => {
                 ("in an item of workgroup granularity", "use local ids and the item's own words instead")
             }
@@ -107,6 +136,9 @@ impl<'p> Checker<'p, '_> {
             Builtin::LocalId(_) => "a local id",
             Builtin::NumWorkgroups(_) => "the number of workgroups",
             Builtin::WorkgroupSize(_) => "the workgroup size",
+            Builtin::SubgroupSize => "the subgroup size",
+            Builtin::SubgroupLane => "a subgroup lane",
+            Builtin::SubgroupId => "a subgroup id",
         };
         self.fail(ValidationErrorKind::NotHere { what, place, remedy });
     }

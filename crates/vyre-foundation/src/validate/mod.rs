@@ -23,11 +23,11 @@
 //!
 //! 8. Every id names something, and a function has its parameters among its locals.
 //! 9. Every local is defined exactly once: as a parameter, by a let, as a loop counter, as the result of an
-//!    atomic, or as a result of a call.
+//!    atomic or a subgroup operation, or as a result of a call.
 //! 10. A local is used only after its definition, in the block that holds the definition (a loop counter:
 //!     in the body of the loop).
-//! 11. Only a mutable local is assigned. Parameters, loop counters and results of atomics and calls are not
-//!     mutable.
+//! 11. Only a mutable local is assigned. Parameters, loop counters and results of atomics, subgroup operations
+//!     and calls are not mutable.
 //!
 //! *Types.*
 //!
@@ -35,7 +35,7 @@
 //!     select have one type, the operands of fma are `f32`.
 //! 13. Conditions are `bool`; indices, selectors, counters and their bounds, and trap codes are `u32`; what
 //!     is stored has the element's scalar type, as have the operands and the result of an atomic; what is
-//!     let or assigned has the local's type.
+//!     let or assigned has the local's type. Lanes and masks are `u32`, votes `bool`.
 //! 14. A return gives the function's results, a call its parameters, each by number and type; the locals
 //!     that a call defines fit the results.
 //!
@@ -63,18 +63,19 @@
 //!
 //! 22. A kernel's entry has neither parameters nor results.
 //! 23. A grid barrier stands at the top level of a kernel's entry.
-//! 24. An item of lane granularity has, in no function, barriers, builtin ids and sizes, or workgroup buffers.
+//! 24. An item of lane granularity has, in no function, barriers, subgroup operations, builtin ids and sizes, or
+//!     workgroup buffers.
 //! 25. An item of workgroup granularity has, in no function, global ids, workgroup ids and the number of
 //!     workgroups.
 //!
 //! *Uniformity.*
 //!
-//! 26. A workgroup barrier, and a call that leads to one, is reached by all invocations of the workgroup or
-//!     by none.
+//! 26. A workgroup barrier, a subgroup operation, and a call that leads to one, is reached by all invocations of
+//!     the workgroup or by none. They agree on the lane of a broadcast.
 //! 27. A grid barrier is reached by all invocations of the dispatch.
 //!
 //! What differs between invocations: local and global ids, what is loaded from any buffer but a uniform one,
-//! what an atomic or a call with such values yields, and a mutable local that is assigned such a value or is
+//! what an atomic, a subgroup operation or a call with such values yields, and a mutable local that is assigned such a value or is
 //! assigned where they decide. The same in a workgroup: workgroup ids, the words of an item of workgroup
 //! granularity. The same everywhere: literals, buffer lengths, sizes, loads from a uniform buffer at such an
 //! index. Returns, traps, breaks and continues that only some invocations reach count for what follows them.
@@ -86,7 +87,7 @@
 //! functions that nobody calls. A local may have the name of a buffer or of a function.
 //!
 //! Absent on purpose: bounds of indices and races, which [`crate::semantics`] gives a meaning; and a load of
-//! workgroup memory that counts as uniform, whose place subgroup operations will take.
+//! workgroup memory, or a reduction by a subgroup, that counts as uniform.
 //!
 //! [`MAX_NESTING`]: crate::limits::MAX_NESTING
 //! [`MAX_NODES`]: crate::limits::MAX_NODES
@@ -153,10 +154,14 @@ impl ValidatedProgram {
 pub struct Facts {
     /// Whether the entry has a grid barrier.
     pub grid_barriers: bool,
-    /// Whether the entry, or a function it calls, has a workgroup barrier.
+    /// Whether the entry, or a function it calls, has a workgroup barrier or another statement that all
+    /// invocations of a workgroup reach together.
     pub workgroup_barriers: bool,
-    /// For each function, whether it or one that it calls has a workgroup barrier.
+    /// For each function, whether it or one that it calls has one of these.
     pub barriers_in: Vec<bool>,
+    /// Whether any function has subgroup operations, or asks about subgroups: a backend without them refuses
+    /// the program.
+    pub subgroup_operations: bool,
     /// Bytes in all workgroup buffers.
     pub workgroup_bytes: u64,
     /// Statements, expressions and switch values, functions and entry together, each counted once.
@@ -197,8 +202,13 @@ fn check(program: &Program, sizes: &[u64], report: &mut Report) -> Option<Facts>
     let workgroup_bytes = declarations::check(program, report);
     let functions = program.functions.iter().map(|function| (function, false));
     let functions = functions.chain([(&program.entry, true)]);
-    let calls: Vec<Vec<FunctionId>> =
-        functions.map(|(function, entry)| statements::check(program, function, entry, report)).collect();
+    let mut subgroup_operations = false;
+    let mut calls = Vec::with_capacity(sizes.len());
+    for (function, entry) in functions {
+        let uses = statements::check(program, function, entry, report);
+        subgroup_operations |= uses.subgroups;
+        calls.push(uses.calls);
+    }
     let graph = calls::check(program, &calls, sizes, report).filter(|_| report.is_empty())?;
     let mut barriers = uniformity::check(program, &graph.order, report);
     if !report.is_empty() {
@@ -209,6 +219,7 @@ fn check(program: &Program, sizes: &[u64], report: &mut Report) -> Option<Facts>
         grid_barriers: program.entry.body.contains(&Node::GridBarrier),
         workgroup_barriers: entry_barriers,
         barriers_in: barriers,
+        subgroup_operations,
         workgroup_bytes,
         nodes: sizes.iter().sum(),
         inlined_nodes: graph.inlined_nodes,

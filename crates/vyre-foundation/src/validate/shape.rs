@@ -90,6 +90,10 @@ fn children<'p>(node: &'p Node, visit: &mut impl FnMut(Part<'p>)) -> u64 {
                 }
             }
         }
+        Node::Subgroup(subgroup) => {
+            visit(Part::Expr(&subgroup.value));
+            subgroup.op.operand().into_iter().for_each(|operand| visit(Part::Expr(operand)));
+        }
         Node::If { condition, then, otherwise } => {
             visit(Part::Expr(condition));
             block(then, visit);

@@ -56,6 +56,7 @@ pub(super) enum Cause {
     Builtin(Builtin),
     Load(BufferId),
     Atomic,
+    Subgroup,
     Result(FunctionId, usize),
     Trap(FunctionId),
     Parameter,

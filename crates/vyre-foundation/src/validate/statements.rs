@@ -7,13 +7,17 @@ use super::report::{Report, Step, at, local_name, shown};
 use crate::ir::{Expr, Function, FunctionId, Granularity, Node, Program, ProgramKind, SwitchCase, VarId};
 use crate::types::{Literal, ScalarType};
 
-/// Checks the body of a function; yields the functions it calls, once for every call.
-pub(super) fn check(
-    program: &Program,
-    function: &Function,
-    entry: bool,
-    report: &mut Report,
-) -> Vec<FunctionId> {
+/// What is noted of a function on the way.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    /// The functions it calls, once for every call.
+    pub(super) calls: Vec<FunctionId>,
+    /// Whether it has subgroup operations, or asks about subgroups.
+    pub(super) subgroups: bool,
+}
+
+/// Checks the body of a function; yields what it uses.
+pub(super) fn check(program: &Program, function: &Function, entry: bool, report: &mut Report) -> Uses {
     let mut locals = vec![Scope::Undefined; function.locals.len()];
     locals.iter_mut().take(function.params as usize).for_each(|local| *local = Scope::Visible);
     let mut checker = Checker {
@@ -25,14 +29,14 @@ pub(super) fn check(
         locals,
         visible: Vec::new(),
         loops: 0,
-        calls: Vec::new(),
+        uses: Uses::default(),
     };
     let end = checker.block(&function.body, Step::Body);
     if end.reached && !function.results.is_empty() {
         checker.fail(ValidationErrorKind::MissingReturn);
     }
     checker.all_defined();
-    checker.calls
+    checker.uses
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub(super) struct Checker<'p, 'r> {
     /// Locals in scope, parameters left out, the innermost block's last.
     visible: Vec<VarId>,
     loops: usize,
-    calls: Vec<FunctionId>,
+    pub(super) uses: Uses,
 }
 
 impl<'p> Checker<'p, '_> {
@@ -126,6 +130,12 @@ impl<'p> Checker<'p, '_> {
                     self.same_type("the element", expected, found);
                 }
             }
+            Node::Subgroup(subgroup) => {
+                self.not_in_lane_items("a subgroup operation");
+                let found = self.subgroup(subgroup);
+                let expected = self.define(subgroup.result, Some("the result of a subgroup operation"));
+                self.same_type("the value of the subgroup operation", expected, found);
+            }
             Node::If { condition, then, otherwise } => {
                 self.expect("the condition", condition, ScalarType::Bool);
                 let then = self.block(then, Step::Then);
@@ -164,15 +174,7 @@ impl<'p> Checker<'p, '_> {
                 return End::AWAY;
             }
             Node::Block(body) => return self.block(body, Step::Block),
-            Node::WorkgroupBarrier => {
-                if self.program.kind == ProgramKind::Item(Granularity::Lane) {
-                    self.fail(ValidationErrorKind::NotHere {
-                        what: "a workgroup barrier",
-                        place: "in an item of lane granularity",
-                        remedy: "make the program an item of workgroup granularity",
-                    });
-                }
-            }
+            Node::WorkgroupBarrier => self.not_in_lane_items("a workgroup barrier"),
             Node::GridBarrier => self.grid_barrier(),
             Node::Trap(code) => {
                 self.expect("the trap code", code, ScalarType::U32);
@@ -215,6 +217,16 @@ impl<'p> Checker<'p, '_> {
         }
     }
 
+    fn not_in_lane_items(&mut self, what: &'static str) {
+        if self.program.kind == ProgramKind::Item(Granularity::Lane) {
+            self.fail(ValidationErrorKind::NotHere {
+                what,
+                place: "in an item of lane granularity",
+                remedy: "make the program an item of workgroup granularity",
+            });
+        }
+    }
+
     fn grid_barrier(&mut self) {
         let (place, remedy) = if self.program.kind != ProgramKind::Kernel {
             ("in an item program", "dispatch a kernel")
@@ -239,7 +251,7 @@ impl<'p> Checker<'p, '_> {
             }
             return;
         };
-        self.calls.push(id);
+        self.uses.calls.push(id);
         let params = callee.locals.iter().map(|local| local.ty);
         self.values("argument", args, callee.params as usize, params);
         if results.len() != callee.results.len() {

@@ -22,7 +22,7 @@ use super::spread::{Cause, Extent, Graph, Place, Spread};
 use crate::depth::operands;
 use crate::ir::{
     Atomic, AtomicOp, Axis, Builtin, Expr, Function, FunctionId, Granularity, MemorySpace, Node, Program,
-    ProgramKind, VarId,
+    ProgramKind, SubgroupOp, VarId,
 };
 
 /// Checks every function; `order` has each after those it calls. The program is otherwise valid.
@@ -42,7 +42,7 @@ pub(super) fn check(program: &Program, order: &[FunctionId], report: &mut Report
         ProgramKind::Kernel | ProgramKind::Item(Granularity::Lane) => Extent::Invocation,
     };
     let entry = Walk::new(program, &program.entry, true, &summaries, |_| extent.into()).finish(report);
-    summaries.iter().chain([&entry]).map(|summary| summary.barrier.is_some()).collect()
+    summaries.iter().chain([&entry]).map(|summary| summary.meeting.is_some()).collect()
 }
 
 /// What callers need to know about a function.
@@ -51,8 +51,17 @@ struct Summary {
     results: Vec<Spread>,
     /// Who traps, if anybody does.
     traps: Option<Spread>,
-    /// Whether a barrier is reached; the parameters that decide it.
-    barrier: Option<u64>,
+    /// Whether a barrier or the like is reached.
+    meeting: Option<Meeting>,
+}
+
+/// Where all invocations of a workgroup come together.
+#[derive(Clone, Copy, Debug)]
+struct Meeting {
+    /// What they come to.
+    what: &'static str,
+    /// The parameters that decide it.
+    params: u64,
 }
 
 /// A place that must be reached by all or none.
@@ -67,6 +76,9 @@ struct Requirement {
 enum Barrier {
     Grid,
     Workgroup,
+    Subgroup,
+    /// The lane of a broadcast.
+    Lane,
     Call(FunctionId),
     Argument(FunctionId, usize),
 }
@@ -127,7 +139,7 @@ impl<'p> Walk<'p> {
         self.block(&self.function.body, Step::Body, start);
         let spreads = self.graph.spread();
         let of = |place: Place| spreads.get(place.0).copied().unwrap_or_default();
-        let mut barrier = None;
+        let mut meeting: Option<Meeting> = None;
         for requirement in &self.requirements {
             let spread = of(requirement.control);
             if spread.extent > requirement.extent && report.is_full() {
@@ -136,15 +148,26 @@ impl<'p> Walk<'p> {
                 let kind = self.non_uniform(requirement, &spreads);
                 report.add(|| at(self.function, self.entry, &requirement.path), kind);
             }
-            // A grid barrier is in the entry, which nobody calls.
-            if !matches!(requirement.what, Barrier::Grid) {
-                *barrier.get_or_insert(0) |= spread.params;
+            if let Some(what) = self.meeting(requirement.what) {
+                meeting.get_or_insert(Meeting { what, params: 0 }).params |= spread.params;
             }
         }
         Summary {
             results: self.results.iter().map(|&place| of(place)).collect(),
             traps: self.traps.map(of),
-            barrier,
+            meeting,
+        }
+    }
+
+    /// What a caller would name. A grid barrier is in the entry, which nobody calls.
+    fn meeting(&self, what: Barrier) -> Option<&'static str> {
+        match what {
+            Barrier::Grid => None,
+            Barrier::Workgroup => Some("workgroup barrier"),
+            Barrier::Subgroup | Barrier::Lane => Some("subgroup operation"),
+            Barrier::Call(id) | Barrier::Argument(id, _) => {
+                self.summaries.get(id.0 as usize)?.meeting.map(|meeting| meeting.what)
+            }
         }
     }
 
@@ -172,6 +195,15 @@ impl<'p> Walk<'p> {
                 if let Some(var) = result {
                     self.graph.source(local(*var), Extent::Invocation.into(), Cause::Atomic);
                 }
+            }
+            Node::Subgroup(subgroup) => {
+                self.require(control, Extent::Workgroup, Barrier::Subgroup);
+                if let SubgroupOp::Broadcast(lane) = &subgroup.op {
+                    let place = self.graph.place();
+                    self.feed(lane, place);
+                    self.require(place, Extent::Workgroup, Barrier::Lane);
+                }
+                self.graph.source(local(subgroup.result), Extent::Invocation.into(), Cause::Subgroup);
             }
             Node::If { condition, then, otherwise } => {
                 let inside = self.under(control, &[condition]);
@@ -230,7 +262,7 @@ impl<'p> Walk<'p> {
         for (index, (&var, spread)) in results.iter().zip(&callee.results).enumerate() {
             self.instantiate(*spread, args, local(var), Cause::Result(id, index));
         }
-        if let Some(params) = callee.barrier {
+        if let Some(Meeting { params, .. }) = callee.meeting {
             self.require(control, Extent::Workgroup, Barrier::Call(id));
             for (index, arg) in args.iter().enumerate() {
                 if Spread::of_param(index).params & params != 0 {
@@ -319,9 +351,14 @@ impl<'p> Walk<'p> {
             Expr::Var(var) => self.graph.edge(local(*var), target),
             Expr::Builtin(builtin) => {
                 let extent = match builtin {
-                    Builtin::NumWorkgroups(_) | Builtin::WorkgroupSize(_) => Extent::Grid,
+                    Builtin::NumWorkgroups(_) | Builtin::WorkgroupSize(_) | Builtin::SubgroupSize => {
+                        Extent::Grid
+                    }
                     Builtin::WorkgroupId(_) => Extent::Workgroup,
-                    Builtin::GlobalId(_) | Builtin::LocalId(_) => Extent::Invocation,
+                    Builtin::GlobalId(_)
+                    | Builtin::LocalId(_)
+                    | Builtin::SubgroupLane
+                    | Builtin::SubgroupId => Extent::Invocation,
                 };
                 self.graph.source(target, extent.into(), Cause::Builtin(*builtin));
             }
@@ -345,12 +382,15 @@ impl<'p> Walk<'p> {
             let function = self.program.functions.get(id.0 as usize);
             function.map_or_else(|| format!("#{}", id.0), |function| shown(&function.name))
         };
+        let what = self.meeting(requirement.what).unwrap_or_default();
         let barrier = match requirement.what {
             Barrier::Grid => "a grid barrier".to_owned(),
             Barrier::Workgroup => "a workgroup barrier".to_owned(),
-            Barrier::Call(id) => format!("the workgroup barrier in `{}`", name(id)),
+            Barrier::Subgroup => "a subgroup operation".to_owned(),
+            Barrier::Lane => "the lane of a subgroup broadcast".to_owned(),
+            Barrier::Call(id) => format!("the {what} in `{}`", name(id)),
             Barrier::Argument(id, index) => {
-                format!("the workgroup barrier in `{}`, which argument {index} decides,", name(id))
+                format!("the {what} in `{}`, which argument {index} decides,", name(id))
             }
         };
         let (who, remedy) = match requirement.extent {
@@ -371,6 +411,7 @@ impl<'p> Walk<'p> {
                 format!("a load from `{}`", buffer.map_or_else(String::new, |buffer| shown(&buffer.name)))
             }
             Some(Cause::Atomic) => "the result of an atomic".to_owned(),
+            Some(Cause::Subgroup) => "the result of a subgroup operation".to_owned(),
             Some(Cause::Result(id, index)) => format!("result {index} of `{}`", name(id)),
             Some(Cause::Trap(id)) => format!("a trap inside `{}`", name(id)),
             Some(Cause::Parameter) => "a parameter".to_owned(),
@@ -380,6 +421,10 @@ impl<'p> Walk<'p> {
         for (index, place) in locals.enumerate() {
             text.push_str(if index == 0 { " through " } else { ", " });
             text.push_str(&format!("`{}`", local_name(self.function, place.0 as u32)));
+        }
+        if let Barrier::Lane = requirement.what {
+            let remedy = "use shuffle, which takes a lane from each invocation";
+            return ValidationErrorKind::NonUniformValue { what: barrier, cause: text, remedy };
         }
         ValidationErrorKind::NonUniform { barrier, who, cause: text, remedy }
     }
@@ -396,6 +441,9 @@ fn builtin_name(builtin: Builtin) -> String {
         Builtin::LocalId(axis) => ("the local id", axis),
         Builtin::NumWorkgroups(axis) => ("the number of workgroups", axis),
         Builtin::WorkgroupSize(axis) => ("the workgroup size", axis),
+        Builtin::SubgroupSize => return "the subgroup size".to_owned(),
+        Builtin::SubgroupLane => return "the subgroup lane".to_owned(),
+        Builtin::SubgroupId => return "the subgroup id".to_owned(),
     };
     let axis = match axis {
         Axis::X => 'x',

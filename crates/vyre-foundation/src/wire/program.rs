@@ -3,8 +3,8 @@
 use super::WireError;
 use super::codec::{Reader, Wire, Writer};
 use crate::ir::{
-    Atomic, AtomicOp, BufferDecl, BufferId, Expr, Function, FunctionId, Local, Node, Program, SwitchCase,
-    VarId,
+    Atomic, AtomicOp, BufferDecl, BufferId, Expr, Function, FunctionId, Local, Node, Program, Subgroup,
+    SubgroupOp, SwitchCase, VarId,
 };
 use crate::types::Literal;
 
@@ -35,6 +35,7 @@ structs! {
     Local, "local", 6 { name, ty, mutable }
     SwitchCase, "switch case", 8 { values, body }
     Atomic, "atomic", 9 { op, buffer, index, ordering, scope, result }
+    Subgroup, "subgroup operation", 6 { op, value, result }
 }
 
 macro_rules! ids {
@@ -162,6 +163,7 @@ variants!(Node, "node", depth 1 {
     0x0d = GridBarrier,
     0x0e = Trap(code),
     0x0f = Call { results, function, args },
+    0x40 = Subgroup(subgroup),
 });
 
 variants!(AtomicOp, "atomic operation", depth 0 {
@@ -169,4 +171,17 @@ variants!(AtomicOp, "atomic operation", depth 0 {
     1 = Store(value),
     2 = Rmw(op, value),
     3 = CompareExchange { expected, replacement },
+});
+
+variants!(SubgroupOp, "subgroup operation", depth 0 {
+    0 = BroadcastFirst,
+    1 = Broadcast(lane),
+    2 = Shuffle(lane),
+    3 = ShuffleXor(mask),
+    4 = Reduce(op),
+    5 = InclusiveScan(op),
+    6 = ExclusiveScan(op),
+    7 = Ballot,
+    8 = Any,
+    9 = All,
 });

@@ -5,7 +5,7 @@ use super::WireError;
 use super::codec::{Reader, Wire, Writer};
 use crate::ir::{
     Axis, BinaryOp, BufferAccess, Builtin, Granularity, MemoryOrdering, MemoryScope, MemorySpace,
-    ProgramKind, RmwOp, UnaryOp,
+    ProgramKind, ReduceOp, RmwOp, UnaryOp,
 };
 use crate::types::{DataType, ScalarType};
 
@@ -44,6 +44,9 @@ tags! {
     RmwOp, "read-modify-write operation" {
         0 = Add, 1 = Sub, 2 = And, 3 = Or, 4 = Xor, 5 = Min, 6 = Max, 7 = Exchange,
     }
+    ReduceOp, "reduction" {
+        0 = Add, 1 = Min, 2 = Max, 3 = And, 4 = Or, 5 = Xor,
+    }
     MemoryOrdering, "memory ordering" {
         0 = Relaxed, 1 = Acquire, 2 = Release, 3 = AcqRel,
     }
@@ -66,6 +69,6 @@ tags! {
         4 = WorkgroupId(Axis::Y), 5 = WorkgroupId(Axis::Z), 6 = LocalId(Axis::X), 7 = LocalId(Axis::Y),
         8 = LocalId(Axis::Z), 9 = NumWorkgroups(Axis::X), 10 = NumWorkgroups(Axis::Y),
         11 = NumWorkgroups(Axis::Z), 12 = WorkgroupSize(Axis::X), 13 = WorkgroupSize(Axis::Y),
-        14 = WorkgroupSize(Axis::Z),
+        14 = WorkgroupSize(Axis::Z), 15 = SubgroupSize, 16 = SubgroupLane, 17 = SubgroupId,
     }
 }

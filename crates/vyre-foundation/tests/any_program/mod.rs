@@ -4,7 +4,7 @@
 use vyre_foundation::{
     Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, Function,
     FunctionId, Granularity, Literal, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program,
-    ProgramKind, RmwOp, ScalarType, SwitchCase, UnaryOp, VarId,
+    ProgramKind, ReduceOp, RmwOp, ScalarType, Subgroup, SubgroupOp, SwitchCase, UnaryOp, VarId,
 };
 
 /// The program that `bytes` choose: names of any characters, ids that point anywhere.
@@ -149,7 +149,7 @@ impl Choices<'_> {
         let var = self.var();
         let buffer = self.buffer();
         // Leaves come first, so that deep nodes are cut to one of them.
-        let choice = self.byte() % if depth < DEPTH { 16 } else { 11 };
+        let choice = self.byte() % if depth < DEPTH { 17 } else { 12 };
         let inner = depth + 1;
         match choice {
             0 => Node::Break,
@@ -168,21 +168,24 @@ impl Choices<'_> {
                 args: self.list(|c| c.expr(inner)),
             },
             11 => {
+                Node::Subgroup(Subgroup { op: self.subgroup_op(inner), value: self.expr(inner), result: var })
+            }
+            12 => {
                 Node::If { condition: self.expr(inner), then: self.body(inner), otherwise: self.body(inner) }
             }
-            12 => Node::Switch {
+            13 => Node::Switch {
                 selector: self.expr(inner),
                 cases: self.list(|c| SwitchCase { values: c.list(Self::u32), body: c.body(inner) }),
                 default: self.body(inner),
             },
-            13 => Node::For {
+            14 => Node::For {
                 var,
                 start: self.expr(inner),
                 end: self.expr(inner),
                 step: self.u32(),
                 body: self.body(inner),
             },
-            14 => Node::While { condition: self.expr(inner), body: self.body(inner) },
+            15 => Node::While { condition: self.expr(inner), body: self.body(inner) },
             _ => Node::Block(self.body(inner)),
         }
     }
@@ -220,6 +223,29 @@ impl Choices<'_> {
         }
     }
 
+    fn subgroup_op(&mut self, depth: u32) -> SubgroupOp {
+        let op = self.pick(&[
+            ReduceOp::Add,
+            ReduceOp::Min,
+            ReduceOp::Max,
+            ReduceOp::And,
+            ReduceOp::Or,
+            ReduceOp::Xor,
+        ]);
+        match self.byte() % 10 {
+            0 => SubgroupOp::BroadcastFirst,
+            1 => SubgroupOp::Broadcast(self.expr(depth)),
+            2 => SubgroupOp::Shuffle(self.expr(depth)),
+            3 => SubgroupOp::ShuffleXor(self.expr(depth)),
+            4 => SubgroupOp::Reduce(op),
+            5 => SubgroupOp::InclusiveScan(op),
+            6 => SubgroupOp::ExclusiveScan(op),
+            7 => SubgroupOp::Ballot,
+            8 => SubgroupOp::Any,
+            _ => SubgroupOp::All,
+        }
+    }
+
     fn literal(&mut self) -> Literal {
         match self.byte() % 5 {
             0 => Literal::U32(self.u32()),
@@ -245,12 +271,15 @@ impl Choices<'_> {
             2 => Expr::BufferLen(self.buffer()),
             3 => {
                 let axis = self.pick(&[Axis::X, Axis::Y, Axis::Z]);
-                Expr::Builtin(match self.byte() % 5 {
+                Expr::Builtin(match self.byte() % 8 {
                     0 => Builtin::GlobalId(axis),
                     1 => Builtin::WorkgroupId(axis),
                     2 => Builtin::LocalId(axis),
                     3 => Builtin::NumWorkgroups(axis),
-                    _ => Builtin::WorkgroupSize(axis),
+                    4 => Builtin::WorkgroupSize(axis),
+                    5 => Builtin::SubgroupSize,
+                    6 => Builtin::SubgroupLane,
+                    _ => Builtin::SubgroupId,
                 })
             }
             4 => Expr::Load { index: inner(), buffer: self.buffer() },

@@ -3,7 +3,7 @@
 use vyre_foundation::semantics::{binary, bitcast, cast, fma, unary, widen, zero};
 use vyre_foundation::{
     Atomic, AtomicOp, Builtin, Expr, Function, Granularity, Literal, MemorySpace, Node, Program, ProgramKind,
-    RmwOp, ScalarType,
+    RmwOp, ScalarType, Subgroup,
 };
 
 /// Workgroups, or items of workgroup granularity, in x.
@@ -121,6 +121,14 @@ impl Machine<'_> {
                     locals[var.0 as usize] = self.random.literal(ty);
                 }
             }
+            // The other lanes are elsewhere: they contribute anything.
+            Node::Subgroup(Subgroup { op, value, result }) => {
+                for operand in op.operand().into_iter().chain([value]) {
+                    self.value(operand, locals);
+                }
+                let ty = locals[result.0 as usize].ty();
+                locals[result.0 as usize] = self.random.literal(ty);
+            }
             Node::If { condition, then, otherwise } => {
                 let block =
                     if self.value(condition, locals) == Literal::Bool(true) { then } else { otherwise };
@@ -212,6 +220,8 @@ impl Machine<'_> {
                     Builtin::LocalId(axis) => self.local[axis.index()],
                     Builtin::NumWorkgroups(axis) => [GROUPS, 1, 1][axis.index()],
                     Builtin::WorkgroupSize(axis) => size[axis.index()],
+                    Builtin::SubgroupSize => 32,
+                    Builtin::SubgroupLane | Builtin::SubgroupId => self.random.below(32) as u32,
                 })
             }
             Expr::Unary { op, value } => unary(*op, self.value(value, locals)).unwrap(),

@@ -128,7 +128,9 @@ fn every_kind_of_node_is_made() {
                  WorkgroupBarrier GridBarrier Trap Call Load Rmw CompareExchange Add Sub And Or Xor Min Max Exchange \
                  Relaxed Acquire Release AcqRel Device System Literal Var BufferLen Builtin Unary Binary Select Cast \
                  Bitcast Fma GlobalId WorkgroupId LocalId NumWorkgroups WorkgroupSize Neg Not Abs Floor Ceil Trunc \
-                 RoundEven Sqrt CountOnes LeadingZeros TrailingZeros Mul Div Rem Shl Shr Eq Ne Lt Le Gt Ge X Y Z";
+                 RoundEven Sqrt CountOnes LeadingZeros TrailingZeros Mul Div Rem Shl Shr Eq Ne Lt Le Gt Ge X Y Z \
+                 BroadcastFirst Broadcast Shuffle ShuffleXor Reduce InclusiveScan ExclusiveScan Ballot Any All \
+                 SubgroupSize SubgroupLane SubgroupId";
     let mut missing: Vec<&str> = words.split_whitespace().collect();
     let mut state = 1_u64;
     for _ in 0..2000 {

@@ -1,7 +1,7 @@
 //! Invariants 26 and 27: who reaches a barrier.
 
 use vyre_foundation::builder::{FunctionBuilder, Operand, ProgramBuilder, Value};
-use vyre_foundation::{Axis, Builtin, Granularity, Program};
+use vyre_foundation::{Axis, Builtin, Granularity, Program, ReduceOp};
 
 use super::{Buffers, U32, accept, ignore, kernel, kernel_with, refuse, refuse_with};
 
@@ -240,7 +240,7 @@ fn i26_calls() {
         })
     };
     let facts = accept(called(|f, call| f.if_(group().eq_(0), call))).facts().clone();
-    assert!(facts.workgroup_barriers);
+    assert!(facts.workgroup_barriers && !facts.subgroup_operations);
     assert_eq!(facts.barriers_in, [true, true]);
     refuse_with(
         called(|f, call| f.if_(first(), call)),
@@ -388,4 +388,23 @@ fn i27_grid_barriers_are_reached_by_the_whole_grid() {
         }),
         "a grid barrier must be reached by every invocation of the dispatch",
     );
+}
+
+#[test]
+fn subgroup_operations_are_noted_wherever_they_are() {
+    let asks = kernel(|f, _| ignore(f.let_("lane", Builtin::SubgroupLane)));
+    let program = accept(asks);
+    let facts = program.facts();
+    assert!(facts.subgroup_operations && !facts.workgroup_barriers);
+    let uncalled = kernel_with(|p, _| {
+        p.function("sum", [("x", U32)], [U32], |f, [x]| {
+            let sum = f.subgroup_reduce(ReduceOp::Add, x);
+            let next = f.subgroup_shuffle(sum, Value::from(Builtin::SubgroupLane) + 1);
+            f.ret(next);
+        });
+    });
+    let program = accept(uncalled);
+    let facts = program.facts();
+    assert!(facts.subgroup_operations && !facts.workgroup_barriers);
+    assert_eq!(facts.barriers_in, [true]);
 }
