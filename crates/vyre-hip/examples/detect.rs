@@ -11,6 +11,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vyre_driver::Generation;
@@ -23,7 +24,7 @@ use vyre_hip::device::{
 
 const BYTES: u64 = 64 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
-const ADD: &str = concat!(include_str!("add.ptx"), "\0");
+const KERNELS: &str = concat!(include_str!("detect.ptx"), "\0");
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -141,7 +142,9 @@ fn exercise(context: &Arc<Context>) -> Outcome {
     compare("at odd offsets", &odd, pattern.get(5..1006).unwrap_or_default())?;
 
     if context.info().platform == Platform::Nvidia {
-        launch(context, &stream)?;
+        let module = timed("compile and load PTX", || Module::load(context, KERNELS.as_bytes()))?;
+        launch(context, &stream, &module)?;
+        reside(context, &stream, &urgent, &module)?;
     } else {
         println!("  no kernel launched: the driver compiles none; use --module");
     }
@@ -158,10 +161,9 @@ fn exercise(context: &Arc<Context>) -> Outcome {
 }
 
 /// Launches a kernel in both ways and checks what it wrote.
-fn launch(context: &Arc<Context>, stream: &Stream) -> Outcome {
+fn launch(context: &Arc<Context>, stream: &Stream, module: &Arc<Module>) -> Outcome {
     const COUNT: u32 = 1 << 20;
     const LAUNCHES: u32 = 1000;
-    let module = timed("compile and load PTX", || Module::load(context, ADD.as_bytes()))?;
     let add = module.function("add")?;
     let resident = add.resident_workgroups(256, 0)?;
     println!("  kernel add: {:?}, {resident} workgroups of 256 resident", add.attributes());
@@ -220,6 +222,53 @@ fn launch(context: &Arc<Context>, stream: &Stream) -> Outcome {
     Ok(())
 }
 
+/// Uses everything while a kernel is resident, and checks that nothing waited for it.
+fn reside(context: &Arc<Context>, stream: &Stream, urgent: &Stream, module: &Arc<Module>) -> Outcome {
+    const COUNT: u32 = 1 << 16;
+    let (stay, add) = (module.function("stay")?, module.function("add")?);
+    let pinned = PinnedMemory::new(context, "flag and data", u64::from(COUNT) * 4)?;
+    let one = LaunchConfig { grid: [1, 1, 1], workgroup: [1, 1, 1], shared_bytes: 0 };
+    let hold = context.hold_releases();
+    // SAFETY: the buffer has the kernel's one parameter, whose memory outlives the wait below.
+    unsafe { stay.launch(urgent, &one, &pinned.device_address().to_ne_bytes()) }?;
+
+    let data = timed("allocate beside a resident kernel", || {
+        DeviceMemory::new(context, "data", u64::from(COUNT) * 4)
+    })?;
+    let words: Vec<u8> = (0..COUNT).flat_map(u32::to_ne_bytes).collect();
+    timed("copy a slice beside it", || data.write(0, &words))?;
+    let mut packed = data.address().to_ne_bytes().to_vec();
+    packed.extend(COUNT.to_ne_bytes());
+    packed.extend(5_u32.to_ne_bytes());
+    let all = LaunchConfig { grid: [COUNT / 256, 1, 1], workgroup: [256, 1, 1], shared_bytes: 0 };
+    timed("launch beside it and wait", || {
+        // SAFETY: the buffer has the kernel's three parameters, and the data outlives the wait.
+        unsafe { add.launch(stream, &all, &packed) }?;
+        stream.wait(TIMEOUT)
+    })?;
+    let mut seen = vec![0; words.len()];
+    timed("copy to a slice beside it", || data.read(0, &mut seen))?;
+    let region = Arc::new(SharedRegion::create(4096)?);
+    let registered = timed("register beside it", || RegisteredMemory::new(context, &region))?;
+    timed("drop all that beside it", || {
+        drop((data, registered));
+        Event::new(context).map(drop)
+    })?;
+    if urgent.is_idle()? {
+        return Err("something waited for the resident kernel".into());
+    }
+    println!("  {} releases held back", context.releases_waiting());
+
+    pinned.word(0)?.store(1, Ordering::Release);
+    timed("tell it to go and wait", || urgent.wait(TIMEOUT))?;
+    drop(hold);
+    if context.releases_waiting() != 0 {
+        return Err("something is still held back".into());
+    }
+    let wanted: Vec<u8> = (0..COUNT).flat_map(|i| (i + 5).to_ne_bytes()).collect();
+    compare("beside a resident kernel", &seen, &wanted)
+}
+
 /// What must be refused, and must leave the device usable.
 fn refusals(context: &Arc<Context>) -> Outcome {
     let too_much = context.info().memory_bytes.saturating_mul(2);
@@ -233,7 +282,7 @@ fn refusals(context: &Arc<Context>) -> Outcome {
         Ok(_) => return Err("something that is no code object was loaded".into()),
     }
     if context.info().platform == Platform::Nvidia {
-        let damaged = ADD.replace("mad.lo.u32", "mad.no.u32");
+        let damaged = KERNELS.replace("mad.lo.u32", "mad.no.u32");
         match Module::load(context, damaged.as_bytes()) {
             Err(error) if error.is_image_refused() => println!("  refused: {error}"),
             Err(error) => return Err(error.into()),

@@ -41,8 +41,7 @@ macro_rules! symbol_table {
                 required memory_info(free: *mut usize, total: *mut usize) = hipMemGetInfo, cuMemGetInfo_v2;
                 required memory_allocate(address: *mut *mut c_void, bytes: usize) = hipMalloc, cuMemAlloc_v2;
                 required memory_free(address: *mut c_void) = hipFree, cuMemFree_v2;
-                required memory_fill(address: *mut c_void, value: u8, bytes: usize) = hipMemsetD8, cuMemsetD8_v2;
-                required memory_fill_async(address: *mut c_void, value: u8, bytes: usize, stream: RawHandle) = hipMemsetD8Async, cuMemsetD8Async;
+                required memory_fill(address: *mut c_void, value: u8, bytes: usize, stream: RawHandle) = hipMemsetD8Async, cuMemsetD8Async;
 
                 required host_allocate(address: *mut *mut c_void, bytes: usize, flags: c_uint) = hipHostMalloc, cuMemHostAlloc;
                 required host_free(address: *mut c_void) = hipHostFree, cuMemFreeHost;

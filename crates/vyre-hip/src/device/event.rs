@@ -58,6 +58,12 @@ impl Event {
         })
     }
 
+    /// Makes it the point that the default stream has reached by now: copies of plain slices go there.
+    pub(crate) fn record_on_default(&self) -> Result<(), DeviceError> {
+        // SAFETY: the event lives, and null is the default stream of both libraries.
+        self.context.call(|api| unsafe { api.event_record(self.handle.0, std::ptr::null_mut()) })
+    }
+
     /// Whether it has happened. One never recorded has.
     pub fn has_happened(&self) -> Result<bool, DeviceError> {
         // SAFETY: the event lives as long as `self`.

@@ -1,10 +1,15 @@
 //! Memory on the device.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::{Context, Handle};
+use super::event::Event;
 use super::release::Release;
 use crate::error::DeviceError;
+
+/// How long bytes that have left the host may be on their way: a bus, not a kernel, is waited for.
+const COPY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Memory on the device. What it holds at first is undefined.
 #[derive(Debug)]
@@ -53,8 +58,8 @@ impl DeviceMemory {
         self.address.0.addr() as u64
     }
 
-    /// Copies `from` to `offset`, and returns when `from` may change again and later operations on any stream
-    /// see the bytes. Not ordered with operations that streams are still at.
+    /// Copies `from` to `offset`, and returns when later operations on any stream see the bytes. Not ordered
+    /// with operations that streams are still at.
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<(), DeviceError> {
         let to = self.at("offset", offset, from.len() as u64)?;
         if from.is_empty() {
@@ -63,7 +68,12 @@ impl DeviceMemory {
         self.context.call(|api| {
             // SAFETY: both ranges are valid until the call returns; the library only reads `from`.
             unsafe { api.copy_to_device(to.0, from.as_ptr().cast_mut().cast(), from.len()) }
-        })
+        })?;
+        // The call returns when `from` may change again, which is before the bytes have arrived: they may
+        // still be in the library's own buffer, and our streams do not wait for the default one.
+        let arrived = Event::without_timing(&self.context)?;
+        arrived.record_on_default()?;
+        arrived.wait(COPY_DEADLINE)
     }
 
     /// Copies from `offset` into `to`, and returns when the bytes are there. Not ordered with operations that

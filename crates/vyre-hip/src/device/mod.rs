@@ -10,7 +10,7 @@
 //!
 //! *Every wait has a deadline* and polls: a blocked wait of HIP looks for a fault only every four seconds.
 //! The one exception are copies between device memory and a plain slice, which block until the slice may be
-//! touched again; they wait for no kernel.
+//! touched again; they wait for a bus and for no kernel.
 //!
 //! Absent on purpose: what is launched and why, and the driver's handles; those are the backend's.
 

@@ -43,7 +43,8 @@ pub(crate) struct Deferred {
 /// While one lives, what is dropped is given back later, when the last hold goes.
 ///
 /// Take one before the launch of a resident kernel and drop it after that has ended: freeing device or pinned
-/// memory, unregistering and unloading wait for every stream, a resident kernel's included.
+/// memory, unregistering, unloading and destroying a stream may wait for every stream, a resident kernel's
+/// included. Nothing limits what waits: allocate before, rather than during, residency.
 #[derive(Debug)]
 pub struct ReleaseHold {
     context: Arc<Context>,
@@ -68,7 +69,8 @@ impl Context {
 
     /// Gives something back, or remembers to. Failures are recorded: nobody is left to tell.
     pub(crate) fn release(&self, what: Release) {
-        {
+        // Destroying an event waits for nothing.
+        if !matches!(what, Release::Event(_)) {
             let mut deferred = self.deferred();
             if deferred.holds > 0 {
                 deferred.waiting.push(what);

@@ -181,7 +181,7 @@ impl Stream {
         }
         self.enqueue([keep(memory)], |api, stream| {
             // SAFETY: the range is inside memory that the stream keeps until it is done.
-            unsafe { api.memory_fill_async(address.0, value, bytes as usize, stream.0) }
+            unsafe { api.memory_fill(address.0, value, bytes as usize, stream.0) }
         })
     }
 

@@ -204,11 +204,8 @@ extern "C" fn memory_allocate(place: *mut *mut c_void, bytes: usize) -> Status {
 extern "C" fn memory_free(address: *mut c_void) -> Status {
     free("memory_free", "memory_allocate", address)
 }
-extern "C" fn memory_fill(to: *mut c_void, value: u8, bytes: usize) -> Status {
+extern "C" fn memory_fill(to: *mut c_void, value: u8, bytes: usize, _: RawHandle) -> Status {
     fill("memory_fill", to, value, bytes)
-}
-extern "C" fn memory_fill_async(to: *mut c_void, value: u8, bytes: usize, _: RawHandle) -> Status {
-    fill("memory_fill_async", to, value, bytes)
 }
 extern "C" fn host_allocate(place: *mut *mut c_void, bytes: usize, _: c_uint) -> Status {
     allocate("host_allocate", place, bytes)
@@ -342,7 +339,6 @@ pub(crate) fn symbols(platform: Platform) -> Symbols {
         memory_allocate,
         memory_free,
         memory_fill,
-        memory_fill_async,
         host_allocate,
         host_free,
         host_register,

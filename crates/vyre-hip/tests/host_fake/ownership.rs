@@ -133,14 +133,15 @@ fn while_releases_are_held_nothing_is_freed() {
     let memory = DeviceMemory::new(&context, "device", 64).unwrap();
     busy.fill(&memory, 0, 64, 0).unwrap();
     fail_always("stream_query", status::NOT_READY);
-    let live = fake::live();
+    // Destroying an event waits for nothing.
+    let live = fake::live() - 1;
     drop(things);
     drop(memory);
     drop(busy);
     drop(inner);
     assert_eq!(fake::live(), live, "something was freed under a hold");
-    // Six things, and the busy stream with the memory it keeps.
-    assert_eq!(context.releases_waiting(), 7);
+    // Six things less the event, and the busy stream with the memory it keeps.
+    assert_eq!(context.releases_waiting(), 6);
     drop(outer);
     assert_eq!((fake::live(), context.releases_waiting()), (0, 0));
 }
@@ -215,6 +216,18 @@ fn copies_move_bytes_and_stay_in_range() {
         assert!(matches!(result, Err(DeviceError::InvalidArgument { .. })), "{i}: {result:?}");
     }
     assert_eq!(fake::calls("copy_async"), copies);
+}
+
+#[test]
+fn a_write_returns_when_the_bytes_have_arrived() {
+    let context = context(Platform::Amd);
+    let memory = DeviceMemory::new(&context, "device", 64).unwrap();
+    fail_once("event_query", status::NOT_READY);
+    memory.write(0, &[1; 64]).unwrap();
+    let calls = fake::all_calls();
+    let at = |name| calls.iter().position(|call| *call == name).unwrap();
+    assert!(at("copy_to_device") < at("event_record") && at("event_record") < at("event_query"));
+    assert_eq!(fake::calls("event_query"), 2);
 }
 
 #[test]
