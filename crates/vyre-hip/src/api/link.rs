@@ -27,7 +27,6 @@ macro_rules! same_abi {
 }
 
 same_abi! {
-    c_char = c_char;
     u8 = u8;
     c_int = c_int;
     c_uint = c_uint;

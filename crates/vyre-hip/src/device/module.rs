@@ -113,7 +113,9 @@ impl Module {
                 // SAFETY: the function was just found.
                 unsafe { api.function_load(handle) }?;
             }
-            Ok((Handle(handle), FunctionAttributes::query(api, Handle(handle))?))
+            let attributes = FunctionAttributes::query(api, Handle(handle))?;
+            allow_shared(&self.context, api, Handle(handle), &attributes)?;
+            Ok((Handle(handle), attributes))
         });
         let (handle, attributes) = found.map_err(|error| match error {
             DeviceError::Hip(source) if source.code == status::NOT_FOUND => missing(),
@@ -217,7 +219,7 @@ impl Function {
     pub fn resident_workgroups(&self, invocations: u32, shared_bytes: u32) -> Result<u32, DeviceError> {
         let invocations = c_int::try_from(invocations)
             .map_err(|_| DeviceError::invalid("invocations", invocations, "a workgroup's size"))?;
-        self.allow_shared(shared_bytes)?;
+        self.check_shared(shared_bytes)?;
         self.module.context.call(|api| {
             let mut blocks = 0;
             // SAFETY: a valid place for the count, and a live function.
@@ -315,37 +317,35 @@ impl Function {
                 return Err(DeviceError::invalid(argument, format!("{got:?}"), format!("at most {limit:?}")));
             }
         }
-        self.allow_shared(config.shared_bytes)?;
+        self.check_shared(config.shared_bytes)?;
         Ok(!config.grid.contains(&0))
     }
 
-    /// Asks for more shared memory than a workgroup has without asking, up to what the device has.
-    fn allow_shared(&self, shared_bytes: u32) -> Result<(), DeviceError> {
-        let info = self.module.context.info();
-        let total = shared_bytes.saturating_add(self.attributes.shared_bytes);
-        if total <= info.shared_bytes {
+    fn check_shared(&self, shared_bytes: u32) -> Result<(), DeviceError> {
+        let declared = self.attributes.shared_bytes;
+        let most = self.module.context.info().shared_bytes_opt_in;
+        if shared_bytes.saturating_add(declared) <= most {
             return Ok(());
         }
-        if total > info.shared_bytes_opt_in {
-            let expected = format!(
-                "at most {} beside the {} that `{}` declares",
-                info.shared_bytes_opt_in.saturating_sub(self.attributes.shared_bytes),
-                self.attributes.shared_bytes,
-                self.name
-            );
-            return Err(DeviceError::invalid("shared_bytes", shared_bytes, expected));
-        }
-        if info.platform == Platform::Amd {
-            return Ok(());
-        }
-        // As much as there is, not as much as this launch wants: another thread's launch of the same kernel
-        // may want more, and the last value set counts.
-        let most = info.shared_bytes_opt_in.saturating_sub(self.attributes.shared_bytes);
-        let most = c_int::try_from(most).unwrap_or(c_int::MAX);
-        self.module.context.call(|api| {
-            let attribute = FunctionAttribute::MaxDynamicSharedBytes as c_uint;
-            // SAFETY: a live function.
-            unsafe { api.function_set_attribute(self.handle.0, attribute, most) }
-        })
+        let left = most.saturating_sub(declared);
+        let expected = format!("at most {left} beside the {declared} that `{}` declares", self.name);
+        Err(DeviceError::invalid("shared_bytes", shared_bytes, expected))
     }
+}
+
+/// Asks for all the shared memory there is: NVIDIA's launches get less without asking.
+fn allow_shared(
+    context: &Context,
+    api: &Api,
+    function: Handle,
+    attributes: &FunctionAttributes,
+) -> Result<(), HipError> {
+    let info = context.info();
+    if info.platform == Platform::Amd || info.shared_bytes_opt_in <= info.shared_bytes {
+        return Ok(());
+    }
+    let most = info.shared_bytes_opt_in.saturating_sub(attributes.shared_bytes);
+    let (attribute, most) = (FunctionAttribute::MaxDynamicSharedBytes, c_int::try_from(most).unwrap_or(0));
+    // SAFETY: a live function.
+    unsafe { api.function_set_attribute(function.0, attribute as c_uint, most) }
 }

@@ -20,6 +20,7 @@ struct State {
     handles: HashSet<(&'static str, usize)>,
     next: usize,
     launches: Vec<Launch>,
+    dynamic_shared_bytes: usize,
 }
 
 /// What a launch was given.
@@ -69,6 +70,11 @@ pub(crate) fn live() -> usize {
 /// The launches so far.
 pub(crate) fn launches() -> Vec<Launch> {
     state(|s| s.launches.clone())
+}
+
+/// The most dynamic shared memory that was asked for last.
+pub(crate) fn dynamic_shared_bytes() -> usize {
+    state(|s| s.dynamic_shared_bytes)
 }
 
 fn enter(function: &'static str) -> Status {
@@ -276,8 +282,12 @@ extern "C" fn function_attribute(place: *mut c_int, attribute: c_uint, _: RawHan
     };
     call("function_attribute", |_| put(place, value))
 }
-extern "C" fn function_set_attribute(_: RawHandle, _: c_uint, _: c_int) -> Status {
-    enter("function_set_attribute")
+extern "C" fn function_set_attribute(_: RawHandle, attribute: c_uint, value: c_int) -> Status {
+    assert_eq!(attribute, 8);
+    call("function_set_attribute", |s| {
+        s.dynamic_shared_bytes = value as usize;
+        0
+    })
 }
 extern "C" fn occupancy(place: *mut c_int, _: RawHandle, _: c_int, _: usize) -> Status {
     call("occupancy", |_| put(place, 4))

@@ -60,13 +60,15 @@ fn a_shape_that_cannot_be_is_refused_before_the_launch() {
 }
 
 #[test]
-fn more_shared_memory_is_asked_for_where_it_must_be() {
+fn all_shared_memory_is_asked_for_once_where_it_must_be() {
     for (platform, asked) in [(Platform::Amd, 0), (Platform::Nvidia, 1)] {
         let (stream, function) = kernel(platform);
-        launch(&stream, &function, LaunchConfig { shared_bytes: 47 << 10, ..SMALL }).unwrap();
-        assert_eq!(fake::calls("function_set_attribute"), 0);
-        launch(&stream, &function, LaunchConfig { shared_bytes: 63 << 10, ..SMALL }).unwrap();
-        assert_eq!(fake::calls("function_set_attribute"), asked);
+        for shared_bytes in [47 << 10, 63 << 10] {
+            launch(&stream, &function, LaunchConfig { shared_bytes, ..SMALL }).unwrap();
+        }
+        assert_eq!(fake::calls("function_set_attribute"), asked, "{platform}");
+        // What it declares itself is not there to be asked for.
+        assert_eq!(fake::dynamic_shared_bytes(), asked * (63 << 10));
     }
 }
 
