@@ -3,6 +3,7 @@
 mod build_kernels;
 mod ci;
 mod dependencies;
+mod test_gpu;
 
 use std::process::ExitCode;
 
@@ -26,11 +27,14 @@ enum Task {
     },
     /// Builds the hand-written kernels to code objects and a manifest.
     BuildKernels(build_kernels::Options),
+    /// Runs one conformance suite on every GPU of this machine, and on the CPU backend.
+    TestGpu(test_gpu::Options),
 }
 
 fn main() -> Result<ExitCode> {
     match Cli::parse().task {
         Task::Ci { steps } => ci::run(&steps).map(|()| ExitCode::SUCCESS),
         Task::BuildKernels(options) => build_kernels::run(&options),
+        Task::TestGpu(options) => test_gpu::run(&options),
     }
 }

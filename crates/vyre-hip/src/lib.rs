@@ -22,5 +22,6 @@ pub mod emit;
 mod error;
 pub mod kernels;
 
+pub use backend::HipBackend;
 pub use detect::{DetectReport, detect};
 pub use error::{DeviceError, HipError, OpenError};

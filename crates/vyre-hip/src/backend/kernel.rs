@@ -1,0 +1,258 @@
+//! Compiling a program, and running it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use vyre_driver::table;
+use vyre_driver::{
+    BackendError, BufferBinding, CompiledPipeline, DispatchConfig, DispatchOutcome, Generation, Trap,
+};
+use vyre_foundation::{ProgramKind, ValidatedProgram};
+
+use super::lane::Lane;
+use super::{GENERATION, Inner, unsupported};
+use crate::DeviceError;
+use crate::compile::Platform;
+use crate::compile::{CodeObject, CompileError, CompileRequest};
+use crate::device::{DeviceMemory, Function, LaunchConfig, Module};
+use crate::emit::abi::{self, Arguments};
+use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers};
+use crate::kernels;
+
+/// How long a dispatch that was aborted may take to end: the kernel looks at the abort word every half a
+/// millisecond, so what has not ended by then does not look.
+const ABORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A compiled kernel.
+pub(super) struct Kernel {
+    inner: Arc<Inner>,
+    program: ValidatedProgram,
+    /// In one launch. None for a program with grid barriers on a device that cannot launch cooperatively.
+    whole: Option<Loaded>,
+    /// Split at grid barriers, made when a grid is first seen that cannot be resident as a whole.
+    split: OnceLock<Result<Loaded, BackendError>>,
+}
+
+/// Functions ready to be launched one after the other.
+struct Loaded {
+    emitted: EmittedKernel,
+    functions: Vec<Function>,
+}
+
+impl Kernel {
+    pub(super) fn compile(inner: &Arc<Inner>, program: &ValidatedProgram) -> Result<Kernel, BackendError> {
+        if program.program().kind != ProgramKind::Kernel {
+            return Err(BackendError::invalid(
+                "program",
+                format!("the item program `{}`", program.program().name),
+                "a kernel; items run in a megakernel",
+            ));
+        }
+        let native = Loaded::new(inner, program, GridBarriers::Native)?;
+        let cooperates = inner.context.info().cooperative_launch;
+        let whole = Some(native).filter(|native| cooperates || !native.emitted.uses_grid_barrier);
+        Ok(Kernel { inner: Arc::clone(inner), program: program.clone(), whole, split: OnceLock::new() })
+    }
+
+    /// The functions for a grid of so many workgroups.
+    fn loaded_for(&self, workgroups: u64) -> Result<&Loaded, BackendError> {
+        if let Some(whole) = &self.whole
+            && (!whole.emitted.uses_grid_barrier || workgroups <= self.resident(whole)?)
+        {
+            return Ok(whole);
+        }
+        let split = self.split.get_or_init(|| Loaded::new(&self.inner, &self.program, GridBarriers::Split));
+        split.as_ref().map_err(Clone::clone)
+    }
+
+    /// Workgroups that the device can have resident at once.
+    fn resident(&self, loaded: &Loaded) -> Result<u64, BackendError> {
+        let invocations = loaded.emitted.workgroup_size.iter().product();
+        let multiprocessors = u64::from(self.inner.context.info().multiprocessors);
+        let mut least = u64::MAX;
+        for function in &loaded.functions {
+            let each = u64::from(function.resident_workgroups(invocations, 0)?);
+            least = least.min(each.saturating_mul(multiprocessors));
+        }
+        Ok(least)
+    }
+
+    /// Checks everything, and enqueues one run on a lane.
+    fn enqueue(
+        &self,
+        lane: &Lane,
+        bindings: &[BufferBinding],
+        config: &DispatchConfig,
+    ) -> Result<(), BackendError> {
+        let decls = &self.program.program().buffers;
+        table::check_count(decls, bindings.len())?;
+        let mut addresses = Vec::with_capacity(bindings.len());
+        for (decl, binding) in table::bound(decls).zip(bindings) {
+            let memory = self.inner.buffers.bind(decl, binding)?;
+            table::check_elements(decl, binding.byte_offset, binding.byte_len)?;
+            // Indices are 32 bits: what lies behind them cannot be reached.
+            let len = (binding.byte_len / decl.element.size() as u64).min(u32::MAX.into());
+            addresses.push(abi::Binding { data: memory.address() + binding.byte_offset, len });
+            memory.keep_for(lane.stream());
+        }
+        let workgroups: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
+        let loaded = self.loaded_for(workgroups)?;
+        let emitted = &loaded.emitted;
+        let invocations: u64 = emitted.workgroup_size.iter().map(|&n| u64::from(n)).product();
+        let (spill, name) = (emitted.spill, &self.program.program().name);
+        let spill_memory = |what: &str, each: u64, count: u64| {
+            let bytes = each.saturating_mul(count);
+            let memory = DeviceMemory::new(&self.inner.context, &format!("the {what} of `{name}`"), bytes)?;
+            lane.stream().keep_alive(&memory);
+            Ok::<_, DeviceError>(memory)
+        };
+        let locals = spill_memory(
+            "invocations' locals",
+            spill.per_invocation,
+            workgroups.saturating_mul(invocations),
+        )?;
+        let shared = spill_memory("workgroup memory", spill.per_workgroup, workgroups)?;
+        let arguments = Arguments {
+            control: lane.control(),
+            invocation_spill: locals.address(),
+            workgroup_spill: shared.address(),
+        };
+        let bytes = match emitted.bindings {
+            Bindings::Inline(_) => abi::inline_argument(&arguments, &addresses),
+            Bindings::Table(_) => {
+                let table: Vec<u8> = addresses.iter().flat_map(abi::Binding::to_bytes).collect();
+                let memory =
+                    DeviceMemory::new(&self.inner.context, "a table of bindings", table.len() as u64)?;
+                memory.write(0, &table)?;
+                lane.stream().keep_alive(&memory);
+                abi::table_argument(&arguments, memory.address())
+            }
+        };
+        lane.begin()?;
+        let launch = LaunchConfig { grid: config.grid, workgroup: emitted.workgroup_size, shared_bytes: 0 };
+        for function in &loaded.functions {
+            if emitted.uses_grid_barrier {
+                // SAFETY: the argument is what the emitter says that the kernel takes, and the stream keeps
+                // every memory in it.
+                unsafe { function.launch_cooperative(lane.stream(), &launch, &[&bytes]) }?;
+            } else {
+                // SAFETY: as above.
+                unsafe { function.launch(lane.stream(), &launch, &bytes) }?;
+            }
+        }
+        lane.fetch()?;
+        Ok(())
+    }
+
+    fn check_grid(&self, config: &DispatchConfig) -> Result<(), BackendError> {
+        let most = self.inner.context.info().max_grid;
+        if !config.grid.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n)) {
+            let got = format!("{:?}", config.grid);
+            return Err(BackendError::invalid("grid", got, format!("from [1, 1, 1] to {most:?}")));
+        }
+        let workgroup_size = self.program.program().workgroup_size;
+        let axes = config.grid.iter().chain(&workgroup_size);
+        let invocations = axes.fold(1_u64, |all, &n| all.saturating_mul(n.into()));
+        if invocations > abi::MAX_INVOCATIONS {
+            let got = format!("{:?} of {workgroup_size:?} invocations", config.grid);
+            return Err(BackendError::invalid("grid", got, "at most 2^48 invocations in all"));
+        }
+        Ok(())
+    }
+
+    /// Waits for a run, aborts it at the deadline, and reads how it ended.
+    fn finish(
+        &self,
+        lane: &Lane,
+        config: &DispatchConfig,
+        started: Instant,
+    ) -> Result<Option<Trap>, BackendError> {
+        let left =
+            config.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(started.elapsed()));
+        let label = || config.label.as_deref().unwrap_or(&self.program.program().name).to_owned();
+        match lane.stream().wait(left) {
+            Ok(()) => {}
+            Err(DeviceError::Deadline { .. }) => {
+                lane.abort()?;
+                match lane.stream().wait(ABORT_DEADLINE) {
+                    Err(DeviceError::Deadline { after, .. }) => {
+                        let waited_for = format!("dispatch `{}`, which was aborted, to end", label());
+                        return Err(BackendError::Deadline { waited_for, after });
+                    }
+                    ended => ended?,
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let control = lane.fetched()?;
+        if control.aborted != 0 {
+            let after = config.deadline.unwrap_or_default();
+            return Err(BackendError::Deadline { waited_for: format!("dispatch `{}`", label()), after });
+        }
+        Ok(control.trap().map(|(invocation, code)| Trap { code, invocation }))
+    }
+}
+
+impl CompiledPipeline for Kernel {
+    fn generation(&self) -> Generation {
+        GENERATION
+    }
+
+    fn dispatch(
+        &self,
+        bindings: &[BufferBinding],
+        config: &DispatchConfig,
+    ) -> Result<DispatchOutcome, BackendError> {
+        let started = Instant::now();
+        self.check_grid(config)?;
+        let lane = self.inner.lanes.take()?;
+        self.enqueue(&lane, bindings, config)?;
+        let trap = self.finish(&lane, config, started)?;
+        self.inner.lanes.give_back(lane);
+        Ok(DispatchOutcome { elapsed: started.elapsed(), trap })
+    }
+}
+
+impl Loaded {
+    fn new(
+        inner: &Inner,
+        program: &ValidatedProgram,
+        grid_barriers: GridBarriers,
+    ) -> Result<Loaded, BackendError> {
+        let name = &program.program().name;
+        let failed = |log: String| BackendError::CompileFailed { program: name.clone(), log };
+        let options = EmitOptions::default().with_grid_barriers(grid_barriers);
+        let emitted = emit::kernel(program, &options).map_err(|error| failed(error.to_string()))?;
+        let flags = match inner.arch.platform() {
+            Platform::Amd => emit::AMD_FLAGS,
+            Platform::Nvidia => emit::NVIDIA_FLAGS,
+        };
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let headers = kernels::headers_of(&emitted.source);
+        let lines = |line: u32| emitted.lines.path(line).map(str::to_owned);
+        let request = CompileRequest {
+            name,
+            source: &emitted.source,
+            headers: &headers,
+            arch: &inner.arch,
+            flags: &flags,
+            lines: Some(&lines),
+        };
+        let compile = || {
+            inner.compiler.compile(&request).map_err(|error: CompileError| {
+                if error.is_missing_compiler() { unsupported(error) } else { failed(error.to_string()) }
+            })
+        };
+        let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
+        let object = compile()?;
+        let module = match load(&object) {
+            // What the cache had may be whole and yet not what this device takes.
+            Err(error) if error.is_image_refused() && inner.compiler.refuse(&object) => load(&compile()?)?,
+            loaded => loaded?,
+        };
+        let functions: Result<_, DeviceError> =
+            emitted.entries.iter().map(|entry| module.function(entry)).collect();
+        let functions = functions?;
+        Ok(Loaded { emitted, functions })
+    }
+}

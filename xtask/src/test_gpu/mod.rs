@@ -1,0 +1,116 @@
+//! `cargo xtask test-gpu`: one conformance suite on every device of this machine, and on the CPU backend.
+//!
+//! `suite` says what is tested, `trial` how one test is run and recorded, `bundle` how the whole goes to a
+//! machine that has a GPU and no Rust.
+
+mod bundle;
+mod errors;
+mod programs;
+mod suite;
+mod trial;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use vyre_cpu::CpuBackend;
+use vyre_driver::VyreBackend;
+
+use trial::Records;
+
+/// How to test.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Succeed on a machine without a device: the CPU backend is tested all the same.
+    #[arg(long)]
+    allow_no_device: bool,
+    /// Write every trial with its outcome and time to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Do not test; write a folder that runs the same suite on a machine without Rust.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Run only the trials whose names contain this.
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+    /// How many trials run at once; one for each processor by default.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where the file tests are, if not in the workspace or beside the program.
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+}
+
+/// A backend under test.
+#[derive(Clone)]
+pub(crate) struct Device {
+    /// What its trials are named after.
+    pub(crate) name: String,
+    pub(crate) backend: Arc<dyn VyreBackend>,
+}
+
+/// Runs the suite. The exit status is 0 if every trial passed or is unsupported, and there was a device or
+/// none was needed.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(folder) = &options.bundle {
+        bundle::write(folder)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = vyre_hip::detect();
+    eprintln!("{report}");
+    let mut devices = vec![Device { name: "cpu".to_owned(), backend: Arc::new(CpuBackend::new()) }];
+    let (gpus, missing) = gpus();
+    for reason in &missing {
+        eprintln!("no trial runs on a GPU: {reason}");
+    }
+    let has_gpu = !gpus.is_empty();
+    devices.extend(gpus);
+
+    let files = files(options.files.as_deref())?;
+    let records = Records::default();
+    let mut trials = Vec::new();
+    for device in &devices {
+        suite::add(device, &files, &records, &mut trials)?;
+    }
+    let arguments = libtest_mimic::Arguments {
+        filter: options.filter.clone(),
+        test_threads: options.threads,
+        ..libtest_mimic::Arguments::default()
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    records.print_summary();
+    if let Some(path) = &options.json {
+        let devices = devices.iter().map(|device| (device.name.as_str(), device.backend.as_ref()));
+        records.write(path, devices).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let passed = !conclusion.has_failed() && (has_gpu || options.allow_no_device);
+    if !has_gpu && !options.allow_no_device {
+        eprintln!("no GPU was tested; --allow-no-device accepts that");
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every GPU that can be opened, and why others cannot.
+fn gpus() -> (Vec<Device>, Vec<String>) {
+    let (backends, errors) = vyre_hip::HipBackend::open_all();
+    let devices = backends.into_iter().map(|backend| {
+        let name = format!("hip{}", backend.ordinal());
+        Device { name, backend: Arc::new(backend) as Arc<dyn VyreBackend> }
+    });
+    (devices.collect(), errors.iter().map(ToString::to_string).collect())
+}
+
+/// The folder of the file tests: the one given, one beside this program, or the workspace's.
+fn files(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let program = std::env::current_exe().context("finding this program")?;
+    let beside = program.with_file_name(bundle::FILES);
+    if beside.is_dir() {
+        return Ok(beside);
+    }
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vyre-foundation/tests/files"))
+}
