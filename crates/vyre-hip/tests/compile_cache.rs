@@ -148,8 +148,18 @@ fn a_hundred_compiles_ask_for_the_version_once() {
         assert_eq!(bench.runs("version"), 1, "round {round}");
     }
     assert_eq!(bench.runs("compile"), 10);
+    let mut search = Search::default();
+    search.hipcc = Some(bench.at("hipcc"));
+    let without_cache = CompilerOptions {
+        search,
+        cache_dir: None,
+        cache_bytes: CompilerOptions::CACHE_BYTES,
+        observer: None,
+    };
+    assert_eq!(compile(&Compiler::new(without_cache), "one").outcome, Outcome::Uncached);
+    assert_eq!(bench.runs("version"), 1, "this process remembers by itself");
     let probes = fs::read_to_string(bench.at("log")).expect("the log").matches("probe").count();
-    assert_eq!(probes, 1, "the choice of a compiler is remembered too");
+    assert_eq!(probes, 2, "the choice of a compiler is remembered in the cache only");
 }
 
 #[test]

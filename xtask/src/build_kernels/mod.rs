@@ -15,9 +15,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use vyre_hip::compile::{
-    Architecture, CompileError, CompileRequest, Compiler, CompilerOptions, Platform, Search,
-};
+use vyre_hip::compile::{Architecture, CompileRequest, Compiler, CompilerOptions, Platform, Search};
 use vyre_hip::kernels::{self, Source};
 
 use manifest::{Built, Failed, Manifest};
@@ -31,7 +29,10 @@ Exit status:
   2  the command line is wrong
   3  there is no compiler, or none that builds an architecture named by --arch; what to install is said";
 
-/// Ends with status 3: the machine lacks something, the kernels are not at fault.
+/// What clap ends with, too.
+const WRONG_USAGE: u8 = 2;
+
+/// The machine lacks something, the kernels are not at fault.
 const MISSING_COMPILER: u8 = 3;
 
 /// The command line of `build-kernels`.
@@ -89,16 +90,25 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     search.nvcc = options.nvcc.clone().or(search.nvcc);
     let compiler = Compiler::new(CompilerOptions { search, ..CompilerOptions::from_environment()? });
     let only = options.platform.map(Platform::from);
-    let plan = match Plan::make(&compiler, &options.arch, only) {
+    let wants = |arch: &Architecture| only.is_none_or(|platform| platform == arch.platform());
+    if let Some(other) = options.arch.iter().find(|arch| !wants(arch)) {
+        eprintln!("error: --arch {other} is not an architecture of --platform: drop one of the two");
+        return Ok(ExitCode::from(WRONG_USAGE));
+    }
+    let plan = match Plan::make(&compiler, &options.arch, wants) {
         Ok(plan) => plan,
-        Err(error) => {
+        Err(error) if error.is_missing_compiler() => {
             eprintln!("error: {error}");
-            let missing = error.downcast_ref::<CompileError>().is_some_and(CompileError::is_missing_compiler);
-            return Ok(if missing { ExitCode::from(MISSING_COMPILER) } else { ExitCode::FAILURE });
+            return Ok(ExitCode::from(MISSING_COMPILER));
         }
+        Err(error) => return Err(error.into()),
     };
     for skipped in &plan.skipped {
         eprintln!("skipped {}: {}", skipped.arch, skipped.why);
+    }
+    if plan.wanted.is_empty() {
+        eprintln!("error: nothing can be built here: install one of the compilers looked for");
+        return Ok(ExitCode::from(MISSING_COMPILER));
     }
     if options.dry_run {
         print_plan(&plan, options.json)?;
@@ -167,15 +177,11 @@ fn build_all(compiler: &Compiler, plan: Plan, options: &Options) -> Result<Manif
         .iter()
         .flat_map(|(arch, _)| kernels::kernels().map(move |source| (arch, source)))
         .collect();
-    let bar = ProgressBar::new(jobs.len() as u64)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")?);
-    let results = in_parallel(&jobs, |&(arch, source)| {
-        bar.set_message(format!("{} for {arch}", source.path));
-        let result = build(compiler, arch, source, options);
-        bar.inc(1);
-        result
-    });
-    bar.finish_and_clear();
+    let results = in_parallel(
+        &jobs,
+        |(arch, source)| format!("{} for {arch}", source.path),
+        |(arch, source)| build(compiler, arch, source, options),
+    );
     let (mut built, mut failed) = (Vec::new(), Vec::new());
     for ((arch, source), result) in jobs.iter().zip(results) {
         match result {
@@ -190,8 +196,15 @@ fn build_all(compiler: &Compiler, plan: Plan, options: &Options) -> Result<Manif
     Ok(Manifest { version: manifest::VERSION, built, failed, skipped: plan.skipped })
 }
 
-/// The answers of `work` for each of `items`, in their order.
-fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// The answers of `work` for each of `items`, in their order, with a progress bar that names the items.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    name: impl Fn(&T) -> String + Sync,
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+    let bar = ProgressBar::new(items.len() as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let next = AtomicUsize::new(0);
     let workers = thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let mut answers: Vec<(usize, R)> = thread::scope(|scope| {
@@ -201,7 +214,9 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
                 // Each index goes to one worker; nothing else is ordered by it.
                 let index = next.fetch_add(1, Relaxed);
                 let Some(item) = items.get(index) else { return mine };
+                bar.set_message(name(item));
                 mine.push((index, work(item)));
+                bar.inc(1);
             }
         };
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
@@ -211,6 +226,7 @@ fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> 
         };
         workers.into_iter().flat_map(join).collect()
     });
+    bar.finish_and_clear();
     answers.sort_by_key(|(index, _)| *index);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
@@ -242,7 +258,8 @@ mod tests {
     #[test]
     fn answers_keep_the_order_of_their_items() {
         let items: Vec<u32> = (0..100).collect();
-        assert_eq!(in_parallel(&items, |item| item * 2), items.iter().map(|i| i * 2).collect::<Vec<_>>());
-        assert!(in_parallel(&[] as &[u32], |item| *item).is_empty());
+        let doubled = in_parallel(&items, u32::to_string, |item| item * 2);
+        assert_eq!(doubled, items.iter().map(|item| item * 2).collect::<Vec<_>>());
+        assert!(in_parallel(&[] as &[u32], u32::to_string, |item| *item).is_empty());
     }
 }

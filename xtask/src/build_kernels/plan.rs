@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
 use serde::Serialize;
 use vyre_hip::compile::{Architecture, CompileError, Compiler, Platform, Toolchain};
 use vyre_hip::detect::DeviceReport;
@@ -30,60 +29,62 @@ pub(crate) struct Skipped {
 }
 
 impl Plan {
-    /// The architectures named, else those of the devices present, else all in use.
+    /// The architectures named, else those of the devices present, else all in use that `wants` takes.
     ///
     /// # Errors
-    /// `CompileError` where one of the architectures named has no compiler, and where nothing at all could be
-    /// built for want of one.
-    pub(crate) fn make(compiler: &Compiler, named: &[Architecture], only: Option<Platform>) -> Result<Self> {
-        let wants = |arch: &Architecture| only.is_none_or(|platform| platform == arch.platform());
-        if let Some(other) = named.iter().find(|arch| !wants(arch)) {
-            return Err(anyhow!("--arch {other} is not an architecture of --platform: drop one of the two"));
-        }
+    /// One of the architectures named, or of the devices present, has no compiler. An architecture in use
+    /// that has none is skipped instead.
+    pub(crate) fn make(
+        compiler: &Compiler,
+        named: &[Architecture],
+        wants: impl Fn(&Architecture) -> bool,
+    ) -> Result<Self, CompileError> {
         if !named.is_empty() {
             return Self::of(compiler, named.to_vec(), true);
         }
-        let present: Vec<Architecture> = devices_present().into_iter().filter(wants).collect();
+        let present: Vec<Architecture> = devices_present().into_iter().filter(&wants).collect();
         if !present.is_empty() {
             return Self::of(compiler, present, true);
         }
+        eprintln!("no device to build for: building for all that the compilers found build");
         let in_use = IN_USE.iter().map(|name| name.parse()).collect::<Result<Vec<Architecture>, _>>()?;
         Self::of(compiler, in_use.into_iter().filter(wants).collect(), false)
     }
 
-    fn of(compiler: &Compiler, mut archs: Vec<Architecture>, all_must_build: bool) -> Result<Self> {
+    fn of(
+        compiler: &Compiler,
+        mut archs: Vec<Architecture>,
+        all_must_build: bool,
+    ) -> Result<Self, CompileError> {
         archs.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         archs.dedup();
-        let mut skipped = Vec::new();
+        let mut plan = Self { wanted: Vec::new(), skipped: Vec::new() };
         // A vendor without a compiler is one line, not one for each architecture.
-        let mut missing = None;
         for platform in [Platform::Amd, Platform::Nvidia] {
-            let Some(first) = archs.iter().find(|arch| arch.platform() == platform) else { continue };
-            if let Err(error) = compiler.toolchains(platform) {
-                if all_must_build {
-                    return Err(anyhow::Error::new(error).context(format!("cannot build {first}")));
+            if !archs.iter().any(|arch| arch.platform() == platform) {
+                continue;
+            }
+            match compiler.toolchains(platform) {
+                Ok(_) => {}
+                Err(error) if all_must_build => return Err(error),
+                Err(error) => {
+                    archs.retain(|arch| arch.platform() != platform);
+                    plan.skipped.push(Skipped { arch: format!("{platform}, all"), why: error.to_string() });
                 }
-                skipped.push(Skipped { arch: format!("{platform}, all"), why: error.to_string() });
-                missing.get_or_insert(error);
-                archs.retain(|arch| arch.platform() != platform);
             }
         }
-        let mut wanted = Vec::new();
-        let choices = in_parallel(&archs, |arch| compiler.toolchain_for(arch));
+        let choices =
+            in_parallel(&archs, |arch| format!("compiler for {arch}"), |arch| compiler.toolchain_for(arch));
         for (arch, choice) in archs.into_iter().zip(choices) {
             match choice {
-                Ok(toolchain) => wanted.push((arch, toolchain)),
-                Err(error) if all_must_build => return Err(error.into()),
+                Ok(toolchain) => plan.wanted.push((arch, toolchain)),
+                Err(error) if all_must_build => return Err(error),
                 Err(error) => {
-                    skipped.push(Skipped { arch: arch.to_string(), why: one_line(&error) });
-                    missing.get_or_insert(error);
+                    plan.skipped.push(Skipped { arch: arch.to_string(), why: one_line(&error) });
                 }
             }
         }
-        match missing {
-            Some(error) if wanted.is_empty() => Err(error.into()),
-            _ => Ok(Self { wanted, skipped }),
-        }
+        Ok(plan)
     }
 }
 

@@ -175,6 +175,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), CompileError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::device_libs::bitcode_of;
+    use super::super::toolchain::{identify, linkers_on_path};
+    use super::super::{Platform, Search};
     use super::*;
 
     fn toolchain(kind: Kind) -> Toolchain {
@@ -219,5 +222,39 @@ mod tests {
         for path in ["../x", "/x", "a/../../x", ""] {
             assert_eq!(inside(Path::new("/r"), path), None, "{path}");
         }
+    }
+    /// Whichever lld links, the code object says the same of itself: machine, ABI, flags, resources.
+    #[test]
+    fn another_lld_links_what_clang_compiled() {
+        let search = Search::from_environment();
+        let found = search.compilers(Platform::Amd).unwrap_or_default();
+        let clang = found.iter().find(|found| found.kind == Kind::Clang);
+        let Some(clang) = clang.and_then(|clang| identify(clang, &search.rocm_candidates(), None).ok())
+        else {
+            eprintln!("skipped: no clang-17 or newer");
+            return;
+        };
+        let (Linker::Own(_), Some(linker)) = (&clang.linker, linkers_on_path().pop()) else {
+            eprintln!("skipped: clang has no lld of its own to compare with, or there is no other");
+            return;
+        };
+        let arch: Architecture = "gfx90a:xnack-".parse().expect("an architecture");
+        let request = CompileRequest {
+            name: "k",
+            source: "extern \"C\" __attribute__((global)) void k(int* x) { *x = 1; }\n",
+            headers: &[],
+            arch: &arch,
+            flags: &[],
+            lines: None,
+        };
+        let libs = clang.rocm.as_deref().and_then(bitcode_of);
+        let arguments = arguments(&clang, &arch, &[], libs.as_deref());
+        let by_us = Toolchain { linker: Linker::Other(linker), ..clang.clone() };
+        let [own, other] =
+            [clang, by_us].map(|toolchain| build(&toolchain, &request, &arguments).expect("builds"));
+        assert_eq!(own.image.get(..24), other.image.get(..24), "identification, type, machine");
+        assert_eq!(own.image.get(48..52), other.image.get(48..52), "flags: processor and features");
+        assert_eq!(own.resources, other.resources);
+        assert_eq!(own.resources.len(), 1);
     }
 }

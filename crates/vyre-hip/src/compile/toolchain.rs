@@ -213,10 +213,14 @@ fn linker_of(clang: &Path) -> Result<Linker, CompileError> {
     if own.is_absolute() {
         return Ok(Linker::Own(own));
     }
+    Ok(linkers_on_path().into_iter().next().map_or(Linker::Missing, Linker::Other))
+}
+
+/// The llds that PATH has under a versioned name, newest first.
+pub(crate) fn linkers_on_path() -> Vec<PathBuf> {
     let dirs: Vec<PathBuf> = std::env::var_os("PATH").iter().flat_map(std::env::split_paths).collect();
-    let mut names = (14..=30).rev().map(|version| format!("lld-{version}"));
-    let found = names.find_map(|name| dirs.iter().map(|dir| dir.join(&name)).find(|path| path.is_file()));
-    Ok(found.map_or(Linker::Missing, Linker::Other))
+    let names = (14..=30).rev().map(|version| format!("lld-{version}"));
+    names.flat_map(|name| dirs.iter().map(move |dir| dir.join(&name))).filter(|path| path.is_file()).collect()
 }
 
 /// Runs a compiler to its end, its messages untranslated.
