@@ -153,25 +153,50 @@ fn refuses_image(code: c_int) -> bool {
 
 /// Whether the loader can find the image's end inside of it.
 fn is_whole(image: &[u8]) -> bool {
-    const BUNDLES: [&[u8]; 3] = [b"__CLANG_OFFLOAD_BUNDLE__", b"CCOB", &[0x50, 0xed, 0x55, 0xba]];
+    /// Compressed bundles of HIP, and fat binaries of CUDA, which say their own size.
+    const OTHERS: [&[u8]; 2] = [b"CCOB", &[0x50, 0xed, 0x55, 0xba]];
     if image.starts_with(b"\x7fELF") {
         return elf_tables_are_inside(image);
     }
-    BUNDLES.iter().any(|magic| image.starts_with(magic)) || is_text(image)
+    if image.starts_with(BUNDLE) {
+        return bundle_entries_are_inside(image).unwrap_or(false);
+    }
+    OTHERS.iter().any(|magic| image.starts_with(magic)) || is_text(image)
+}
+
+/// The little-endian number of `bytes` bytes at `at`.
+fn field(image: &[u8], at: usize, bytes: usize) -> Option<u64> {
+    let field = image.get(at..at.checked_add(bytes)?)?;
+    Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 /// Whether both header tables of a 64-bit little-endian ELF file end inside of it. Compilers write one of
 /// them last, so that a file cut short fails this.
 fn elf_tables_are_inside(image: &[u8]) -> bool {
-    let field = |at: usize, bytes: usize| {
-        let field = image.get(at..at + bytes)?;
-        Some(field.iter().rev().fold(0_u64, |value, &byte| value << 8 | u64::from(byte)))
-    };
     // Offset, and size and number of the entries: of the program header table, of the section header table.
     [(0x20, 0x36, 0x38), (0x28, 0x3a, 0x3c)].into_iter().all(|(offset, size, number)| {
-        let end = || field(offset, 8)?.checked_add(field(size, 2)? * field(number, 2)?);
+        let bytes = || Some(field(image, size, 2)? * field(image, number, 2)?);
+        let end = || field(image, offset, 8)?.checked_add(bytes()?);
         end().is_some_and(|end| end <= image.len() as u64)
     })
+}
+
+/// What an offload bundle of clang begins with. A count follows, then for each entry its offset, its size, the
+/// length of its target's name, and the name.
+const BUNDLE: &[u8] = b"__CLANG_OFFLOAD_BUNDLE__";
+
+/// Whether every entry of an offload bundle ends inside of it; `None` if the table itself does not.
+fn bundle_entries_are_inside(image: &[u8]) -> Option<bool> {
+    let mut at = BUNDLE.len() + 8;
+    for _ in 0..field(image, BUNDLE.len(), 8)? {
+        let end = field(image, at, 8)?.checked_add(field(image, at + 8, 8)?)?;
+        if end > image.len() as u64 {
+            return Some(false);
+        }
+        let name = usize::try_from(field(image, at + 16, 8)?).ok()?;
+        at = at.checked_add(24)?.checked_add(name)?;
+    }
+    Some(at <= image.len())
 }
 
 /// PTX, which ends in a zero byte.

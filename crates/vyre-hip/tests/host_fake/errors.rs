@@ -123,20 +123,40 @@ fn refused_images_are_told_apart() {
 }
 
 #[test]
-fn a_truncated_elf_never_reaches_the_loader() {
+fn a_truncated_image_never_reaches_the_loader() {
     let context = context(Platform::Amd);
-    // A header alone, whose section header table (offset 0x28) would be one entry of 64 bytes at 64.
+    // A header alone, whose section header table (offset 0x28) is one entry of 64 bytes at 64.
     let mut elf = vec![0_u8; 128];
     elf[..4].copy_from_slice(b"\x7fELF");
     elf[0x28] = 64;
     elf[0x3a] = 64;
     elf[0x3c] = 1;
-    for len in 0..elf.len() {
-        let error = Module::load(&context, &elf[..len]).unwrap_err();
-        assert!(matches!(error, DeviceError::InvalidImage { bytes, .. } if bytes == len), "{len}: {error}");
+    // One entry: 16 bytes at 64, for a target with a name of 4 bytes.
+    let numbers = [1_u64, 64, 16, 4].map(u64::to_le_bytes).concat();
+    let bundle = [b"__CLANG_OFFLOAD_BUNDLE__".as_slice(), &numbers, b"gfx9", &[0; 20]].concat();
+    for image in [&elf, &bundle] {
+        for len in 0..image.len() {
+            let error = Module::load(&context, &image[..len]).unwrap_err();
+            assert!(
+                matches!(error, DeviceError::InvalidImage { bytes, .. } if bytes == len),
+                "{len}: {error}"
+            );
+        }
     }
     assert_eq!(fake::calls("module"), 0);
     Module::load(&context, &elf).unwrap();
+    Module::load(&context, &bundle).unwrap();
+}
+
+#[test]
+fn an_image_with_impossible_numbers_is_refused() {
+    let context = context(Platform::Amd);
+    let magics: [&[u8]; 2] = [b"\x7fELF", b"__CLANG_OFFLOAD_BUNDLE__"];
+    for magic in magics {
+        let image = [magic, &[0xff; 256]].concat();
+        let error = Module::load(&context, &image).unwrap_err();
+        assert!(error.is_image_refused(), "{error}");
+    }
 }
 
 #[test]
