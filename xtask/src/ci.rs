@@ -30,7 +30,23 @@ pub(crate) enum Step {
     Consumers,
     /// The workspace type-checked for aarch64.
     Aarch64,
+    /// The kernels compiled for AMD's architectures and disassembled. Needs hipcc and a recent clang.
+    Kernels,
+    /// The backend linked to libamdhip64, down to the answer that there is no device. Needs ROCm.
+    HipLink,
+    /// The conformance suite, on whatever this machine has.
+    Suite,
 }
+
+/// Every feature but `hip-link`, which needs ROCm to build and has its own step.
+const FEATURES: &str = "vyre-foundation/arbitrary,vyre-foundation/filetest,vyre-runtime/conformance,\
+                        vyre-runtime/fault-injection";
+
+/// What CI builds kernels for: the first three by Debian's hipcc, the others by clang.
+const ARCHITECTURES: &str = "gfx906,gfx90a,gfx1030,gfx942,gfx1100,gfx1101";
+
+/// With this variable set, a step whose tools are missing fails instead of being left out.
+const REQUIRE_TOOLS: &str = "VYRE_CI_REQUIRE_TOOLS";
 
 /// Runs the given steps, or all of them.
 pub(crate) fn run(steps: &[Step]) -> Result<()> {
@@ -57,12 +73,12 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
         Step::Fmt => cmd!(shell, "cargo fmt --all --check").run()?,
         Step::Dependencies => dependencies::check(shell)?,
         Step::Clippy => {
-            cmd!(shell, "cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings")
+            cmd!(shell, "cargo clippy --quiet --workspace --all-targets --features {FEATURES} -- -D warnings")
                 .run()?;
         }
         Step::Doc => {
             let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
-            cmd!(shell, "cargo doc --quiet --workspace --no-deps --all-features").run()?;
+            cmd!(shell, "cargo doc --quiet --workspace --no-deps --features {FEATURES}").run()?;
         }
         Step::Test => cmd!(shell, "cargo test --workspace").run()?,
         Step::Loom => {
@@ -74,8 +90,35 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
         Step::Examples => run_examples(shell)?,
         Step::Consumers => check_consumers(shell)?,
         Step::Aarch64 => check_aarch64(shell)?,
+        Step::Kernels => {
+            if has_tool(shell, "hipcc")? {
+                cmd!(shell, "cargo xtask build-kernels --arch {ARCHITECTURES} --check").run()?;
+            }
+        }
+        Step::HipLink => {
+            // The development files of ROCm come with its compiler.
+            if has_tool(shell, "hipcc")? {
+                let features = ["--features", "hip-link"];
+                cmd!(shell, "cargo clippy --quiet --package vyre-hip --all-targets {features...} -- -D warnings")
+                    .run()?;
+                cmd!(shell, "cargo test --quiet --package vyre-hip {features...}").run()?;
+            }
+        }
+        Step::Suite => cmd!(shell, "cargo xtask test-gpu --allow-no-device").run()?,
     }
     Ok(())
+}
+
+/// Whether a step's tool is on the path. Where it is not, the step is left out, and says so.
+fn has_tool(shell: &Shell, tool: &str) -> Result<bool> {
+    if cmd!(shell, "{tool} --version").quiet().ignore_stdout().ignore_stderr().run().is_ok() {
+        return Ok(true);
+    }
+    if std::env::var_os(REQUIRE_TOOLS).is_some() {
+        bail!("{tool} is not on the path, and {REQUIRE_TOOLS} is set");
+    }
+    eprintln!("left out: {tool} is not on the path");
+    Ok(false)
 }
 
 /// The example of each layer; the long-running ones (benchmarks, soak) are not among them.
@@ -83,6 +126,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("vyre-foundation", "histogram"),
     ("vyre-driver", "ring"),
     ("vyre-cpu", "double"),
+    ("vyre-hip", "detect"),
     ("vyre-runtime", "session"),
     ("vyre", "quick_start"),
 ];
