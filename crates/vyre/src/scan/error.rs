@@ -25,7 +25,7 @@ pub enum ScanError {
         producers: usize,
     },
     /// The ring stayed full.
-    #[error("the ring had no room for a batch for {after:?}")]
+    #[error("the ring had no room for a batch for {after:?}; use fewer producers")]
     NoRoom {
         /// How long.
         after: std::time::Duration,
@@ -41,10 +41,10 @@ pub enum ScanError {
         expected: &'static str,
     },
     /// Not even one thread could be started.
-    #[error("cannot start a thread")]
+    #[error("cannot start a thread; allow this process more of them")]
     Spawn(#[source] std::io::Error),
     /// A thread of the scan ended without an answer.
-    #[error("a {0} thread ended without an answer")]
+    #[error("a {0} thread ended without an answer; scan again, and report it if that ends likewise")]
     Thread(&'static str),
 }
 

@@ -26,16 +26,18 @@ pub enum FileError {
     #[error("cannot read")]
     Read(#[source] io::Error),
     /// It is something else by now, or always was: a pipe, a device, a socket.
-    #[error("not a regular file")]
+    #[error("not a regular file; name files and folders")]
     NotRegular,
     /// It changed while it was scanned.
-    #[error("changed while it was scanned ({0})")]
+    #[error("changed while it was scanned ({0}); scan it again")]
     Changed(&'static str),
     /// It says of itself that it has no bytes, and has more than are kept of such a file.
     #[error("has no length, and more than {0} bytes; copy it to a file and scan that")]
     Endless(u64),
     /// There is not enough memory for it, and positions of matches are found in whole files only.
-    #[error("{0} bytes do not fit into memory, as finding matches in them takes")]
+    #[error(
+        "{0} bytes do not fit into memory, as finding matches in them takes; split it, or allow more memory"
+    )]
     TooLarge(u64),
 }
 
