@@ -165,7 +165,7 @@ fn lookup_in(place: &Path) -> Result<Lookup, Outcome> {
     }
     // SAFETY: what the library's initialisers do is the vendor's; the name was given or is the vendor's.
     let library = unsafe { Library::open(Some(place), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| Outcome::NotLoaded(cause(&error)))?;
+        .map_err(|error| Outcome::NotLoaded(cause(&error, place)))?;
     let library = std::mem::ManuallyDrop::new(library);
     Ok(Box::new(move |name| {
         // SAFETY: only the address is taken; nothing is read or called through it here.
@@ -174,9 +174,11 @@ fn lookup_in(place: &Path) -> Result<Lookup, Outcome> {
     }))
 }
 
-/// The loader's words.
-fn cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+/// The loader's words, less the name that they begin with.
+fn cause(error: &dyn std::error::Error, place: &Path) -> String {
+    let words = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let name = format!("{}: ", place.display());
+    words.strip_prefix(&name).map(ToOwned::to_owned).unwrap_or(words)
 }
 
 /// Why a library that loads has no device: what the system shows explains more than what the library says.
