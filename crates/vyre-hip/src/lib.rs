@@ -12,7 +12,6 @@
 //! * `kernels` embeds the hand-written sources of the workspace's `kernels/` folder;
 //! * `backend` joins them behind the driver's traits.
 
-
 pub mod api;
 mod backend;
 pub mod compile;
