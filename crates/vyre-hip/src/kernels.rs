@@ -54,6 +54,10 @@ pub const SOURCES: &[Source] = embed![
     "gemm/tile_wmma.h",
     "gemm_f16.hip",
     "saxpy.hip",
+    "vyre_abi.h",
+    "vyre_atomics.h",
+    "vyre_device.h",
+    "vyre_subgroups.h",
 ];
 
 /// The file of this path.

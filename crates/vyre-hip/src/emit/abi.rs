@@ -1,0 +1,224 @@
+//! What host and kernel agree on, byte by byte. `kernels/vyre_abi.h` is this file in C; a test keeps it so.
+//!
+//! A kernel takes one argument by value: [`Arguments`], then one [`Binding`] for each declared buffer in order,
+//! workgroup buffers left out. With more than [`MAX_INLINE_BINDINGS`] of them, the device address of the
+//! bindings follows instead. Before a dispatch the host writes [`Control::NEW`], with the address of its abort
+//! word, to device memory; afterwards it reads it back.
+
+use std::fmt::Write as _;
+use std::mem::{offset_of, size_of};
+
+/// Bindings that are passed by value: with them the argument stays below the 4 KiB that every device takes.
+pub const MAX_INLINE_BINDINGS: usize = 248;
+
+/// Invocations that a dispatch may have: [`Control::trap`] has 48 bits for an id.
+pub const MAX_INVOCATIONS: u64 = 1 << 48;
+
+macro_rules! abi {
+    ($($(#[doc = $doc:literal])+ struct $name:ident($c:literal, $size:literal) {
+        $($(#[doc = $field_doc:literal])+ $field:ident: $ty:ident @ $offset:literal,)+
+    })+) => {
+        $(
+            $(#[doc = $doc])+
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+            pub struct $name {
+                $($(#[doc = $field_doc])+ pub $field: $ty,)+
+            }
+
+            const _: () = assert!(size_of::<$name>() == $size);
+            $(const _: () = assert!(offset_of!($name, $field) == $offset);)+
+
+            impl $name {
+                /// The bytes as a device sees them; there is no padding.
+                pub fn to_bytes(&self) -> [u8; $size] {
+                    let mut bytes = [0; $size];
+                    let fields = [$(&self.$field.to_le_bytes()[..],)+].concat();
+                    bytes.copy_from_slice(&fields);
+                    bytes
+                }
+
+                /// The value that a device left.
+                pub fn from_bytes(bytes: &[u8; $size]) -> $name {
+                    let mut value = $name::default();
+                    $({
+                        let mut field = value.$field.to_le_bytes();
+                        let found = bytes.iter().skip($offset);
+                        field.iter_mut().zip(found).for_each(|(to, from)| *to = *from);
+                        value.$field = $ty::from_le_bytes(field);
+                    })+
+                    value
+                }
+            }
+        )+
+
+        const STRUCTS: &[Struct] = &[$(Struct {
+            name: $c,
+            size: $size,
+            doc: &[$($doc),+],
+            fields: &[$(Field {
+                name: stringify!($field),
+                ty: stringify!($ty),
+                offset: $offset,
+                doc: &[$($field_doc),+],
+            }),+],
+        }),+];
+    };
+}
+
+struct Struct {
+    name: &'static str,
+    size: usize,
+    doc: &'static [&'static str],
+    fields: &'static [Field],
+}
+
+struct Field {
+    name: &'static str,
+    ty: &'static str,
+    offset: usize,
+    doc: &'static [&'static str],
+}
+
+abi! {
+    /// The control block of a dispatch, in device memory, aligned to 8 bytes.
+    struct Control("VyreControl", 40) {
+        /// The least of `invocation << 16 | code >> 16` among those that trapped; all ones if none did.
+        trap_high: u64 @ 0,
+        /// The least of `invocation << 16 | code & 0xffff`.
+        trap_low: u64 @ 8,
+        /// Device address of a 32-bit word that the host makes other than zero to abort, or 0. It may be in
+        /// host memory that is mapped and coherent.
+        abort: u64 @ 16,
+        /// Other than zero if the abort cut an invocation short.
+        aborted: u32 @ 24,
+        /// Workgroups that arrived at grid barriers.
+        grid_arrived: u32 @ 28,
+        /// The pass in which the program ended, counted from 1, or 0.
+        ended: u32 @ 32,
+        /// Zero.
+        reserved: u32 @ 36,
+    }
+
+    /// The first part of a kernel's argument.
+    struct Arguments("VyreArguments", 24) {
+        /// Device address of the control block.
+        control: u64 @ 0,
+        /// Device address of the memory that invocations keep between passes, aligned to 8 bytes.
+        invocation_spill: u64 @ 8,
+        /// Device address of the memory that workgroups keep between passes, aligned to 8 bytes.
+        workgroup_spill: u64 @ 16,
+    }
+
+    /// A buffer as bound.
+    struct Binding("VyreBinding", 16) {
+        /// Device address, aligned to the element.
+        data: u64 @ 0,
+        /// Elements, at least as many as declared and at most 2^32 - 1.
+        len: u64 @ 8,
+    }
+}
+
+const _: () = assert!(size_of::<Arguments>() + MAX_INLINE_BINDINGS * size_of::<Binding>() <= 4096);
+
+impl Control {
+    /// The state before a dispatch without an abort word.
+    pub const NEW: Control = Control {
+        trap_high: u64::MAX,
+        trap_low: u64::MAX,
+        abort: 0,
+        aborted: 0,
+        grid_arrived: 0,
+        ended: 0,
+        reserved: 0,
+    };
+
+    /// Linear id and code of the first invocation that trapped.
+    pub const fn trap(&self) -> Option<(u64, u32)> {
+        if self.trap_high == u64::MAX && self.trap_low == u64::MAX {
+            return None;
+        }
+        let code = (self.trap_high & 0xffff) << 16 | self.trap_low & 0xffff;
+        Some((self.trap_high >> 16, code as u32))
+    }
+}
+
+/// A kernel's whole argument, with the bindings by value.
+pub fn inline_argument(arguments: &Arguments, bindings: &[Binding]) -> Vec<u8> {
+    let mut bytes = arguments.to_bytes().to_vec();
+    bindings.iter().for_each(|binding| bytes.extend_from_slice(&binding.to_bytes()));
+    bytes
+}
+
+/// A kernel's whole argument, with the device address of its bindings.
+pub fn table_argument(arguments: &Arguments, bindings: u64) -> Vec<u8> {
+    let mut bytes = arguments.to_bytes().to_vec();
+    bytes.extend_from_slice(&bindings.to_le_bytes());
+    bytes
+}
+
+/// The structs in C: the text of `kernels/vyre_abi.h`.
+pub fn c_header() -> String {
+    let mut text = String::from(
+        "// What host and kernel agree on. Generated from crates/vyre-hip/src/emit/abi.rs, whose test keeps it\n\
+         // up to date; edit that.\n\n#ifndef VYRE_ABI_H\n#define VYRE_ABI_H\n\n#include <stddef.h>\n",
+    );
+    for layout in STRUCTS {
+        text.push('\n');
+        comment(&mut text, "", layout.doc);
+        let name = layout.name;
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "struct {name} {{");
+        for field in layout.fields {
+            comment(&mut text, "  ", field.doc);
+            let ty = if field.ty == "u64" { "unsigned long long" } else { "unsigned int" };
+            let _ = writeln!(text, "  {ty} {};", field.name);
+        }
+        text.push_str("};\n");
+        let _ = writeln!(text, "static_assert(sizeof({name}) == {}, \"{name}\");", layout.size);
+        for Field { name: field, offset, .. } in layout.fields {
+            let _ =
+                writeln!(text, "static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");");
+        }
+    }
+    text.push_str("\n#endif\n");
+    text
+}
+
+fn comment(text: &mut String, indent: &str, doc: &[&str]) {
+    for line in doc {
+        let _ = writeln!(text, "{indent}//{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_c_header_is_up_to_date() {
+        expect_test::expect_file!["../../../../kernels/vyre_abi.h"].assert_eq(&c_header());
+    }
+
+    #[test]
+    fn bytes_and_back() {
+        let control = Control { trap_high: 1 << 40, aborted: 7, reserved: 9, ..Control::NEW };
+        assert_eq!(Control::from_bytes(&control.to_bytes()), control);
+        let binding = Binding { data: 0x1122_3344_5566_7788, len: 3 };
+        let argument = inline_argument(&Arguments::default(), &[binding]);
+        assert_eq!(argument.len(), 40);
+        assert_eq!(argument[24], 0x88);
+    }
+
+    #[test]
+    fn traps() {
+        assert_eq!(Control::NEW.trap(), None);
+        let (id, code) = (0x1234_5678_9abc_u64, 0xdead_beef_u32);
+        let control = Control {
+            trap_high: id << 16 | u64::from(code >> 16),
+            trap_low: id << 16 | u64::from(code & 0xffff),
+            ..Control::NEW
+        };
+        assert_eq!(control.trap(), Some((id, code)));
+    }
+}

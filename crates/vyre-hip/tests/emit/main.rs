@@ -1,0 +1,8 @@
+//! The emitter: its text, that compilers take it, and, on the host, that it means what the IR means.
+
+mod compilers;
+mod host;
+mod host_runs;
+mod operations;
+mod random;
+mod text;
