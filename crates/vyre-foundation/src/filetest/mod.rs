@@ -6,11 +6,12 @@
 //! // test verify          errors are exactly those of `// error: TEXT` comments, each on its line
 //! // test print           parsing and printing gives the file back, but for comments and empty lines
 //! // test run             every `run:` below gives what it says
+//! // test emit hip        a backend's text for it is in the file beside it whose name ends in `.hip`
 //! // requires: feature    a backend without it leaves the file out
 //! // run: grid(1, 1, 1) data=[1, 2] -> data=[2, 3]
 //! ```
 //!
-//! Verify and print need no backend. For run, a backend gives [`FileTest::check_run`] a closure that runs one
+//! Verify and print need no backend. What is emitted, a backend checks with [`FileTest::check_emit`]. For run, a backend gives [`FileTest::check_run`] a closure that runs one
 //! [`RunCase`]; reading the case, and comparing what came out, is done here.
 //!
 //! Expected values are written by hand, never recorded: a file that is made by a backend tests nothing.
@@ -33,6 +34,8 @@ pub struct FileTest {
     pub text: String,
     /// What to do with it; at least one thing.
     pub kinds: Vec<TestKind>,
+    /// The languages whose text for it is pinned.
+    pub emits: Vec<String>,
     /// What a backend must have to run it.
     pub requires: Vec<String>,
     /// The `run:` comments and their lines.
@@ -48,6 +51,8 @@ pub enum TestKind {
     Print,
     /// The program computes what the comments say.
     Run,
+    /// A backend writes it in another language as the file beside it has it.
+    Emit,
 }
 
 /// All `.vir` files in a folder and the folders in it, in order of their paths.
@@ -94,7 +99,14 @@ impl FileTest {
     /// If it says nothing to do, or an unknown thing.
     pub fn parse(path: impl Into<PathBuf>, text: impl Into<String>) -> Result<FileTest, String> {
         let (path, text) = (path.into(), text.into());
-        let mut test = FileTest { path, text: String::new(), kinds: vec![], requires: vec![], runs: vec![] };
+        let mut test = FileTest {
+            path,
+            text: String::new(),
+            kinds: vec![],
+            emits: vec![],
+            requires: vec![],
+            runs: vec![],
+        };
         for (line, content) in (1..).zip(text.lines()) {
             let Some(comment) = content.trim_start().strip_prefix("//") else {
                 if content.trim().is_empty() {
@@ -116,6 +128,10 @@ impl FileTest {
     fn header(&mut self, line: u32, comment: &str) -> Result<(), String> {
         if let Some(kind) = comment.strip_prefix(" test ") {
             let kind = match kind.trim() {
+                emit if emit.starts_with("emit ") => {
+                    self.emits.push(emit.trim_start_matches("emit ").trim().to_owned());
+                    TestKind::Emit
+                }
                 "verify" => TestKind::Verify,
                 "print" => TestKind::Print,
                 "run" => TestKind::Run,
@@ -223,6 +239,44 @@ impl FileTest {
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Compares what a backend writes for the program with the file beside this one, whose extension is the
+    /// `language`; with the environment variable `UPDATE_EXPECT`, writes that file instead. Does nothing where
+    /// the header does not ask for the language.
+    ///
+    /// # Errors
+    ///
+    /// A program that is not valid, a file that cannot be read or written, or the first line that differs.
+    pub fn check_emit(
+        &self,
+        language: &str,
+        emit: impl FnOnce(&ValidatedProgram) -> String,
+    ) -> Result<(), String> {
+        if !self.emits.iter().any(|asked| asked == language) {
+            return Ok(());
+        }
+        let program = text::parse(&self.text).map_err(|error| self.error(error.line, &error.to_string()))?;
+        let program = validate(program).map_err(|errors| self.error(1, &errors.to_string()))?;
+        let found = emit(&program);
+        let path = self.path.with_extension(language);
+        let inaccessible = |error| format!("{}: {error}", path.display());
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            return std::fs::write(&path, found).map_err(inaccessible);
+        }
+        let expected = std::fs::read_to_string(&path).map_err(inaccessible)?;
+        let differs = |(_, (expected, found)): &(usize, (&str, &str))| expected != found;
+        let lines = expected.lines().chain([""]).zip(found.lines().chain([""]));
+        match (1..).zip(lines).find(differs) {
+            Some((line, (expected, found))) => Err(format!(
+                "{}:{line}: expected\n{expected}\nfound\n{found}\nSet UPDATE_EXPECT=1 to accept.",
+                path.display()
+            )),
+            None if expected != found => {
+                Err(format!("{}: one text goes on where the other ends", path.display()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn error(&self, line: u32, problem: &str) -> String {
