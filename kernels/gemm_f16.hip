@@ -35,7 +35,19 @@ struct TileBlock {
     static constexpr int kWavesM = 2, kWavesN = THREADS / 32 / kWavesM / KGROUPS;
     using Block = AsyncBlock<BM, BN, BK, BM / kWavesM, BN / kWavesN, STAGES, KGROUPS>;
 };
+template <int ROWS>
+struct RowsLanes {
+    using Lanes = MmaRows<ROWS>;
+};
+template <>
+struct RowsLanes<1> { // waiting for memory either way, with less to do
+    using Lanes = LaneRows<1>;
+};
 #else
+template <int ROWS>
+struct RowsLanes {
+    using Lanes = LaneRows<ROWS>;
+};
 #if defined(VYRE_GEMM_UNIT_MFMA)
 #include "gemm/tile_mfma.h"
 template <int WM, int WN>
@@ -71,21 +83,28 @@ struct TileBlock {
     VYRE_GEMM_ENTRY(vyre_gemm_f16_##BM##x##BN, true, BM, BN, __VA_ARGS__)                                \
     VYRE_GEMM_ENTRY(vyre_gemm_f16_##BM##x##BN##_element, false, BM, BN, __VA_ARGS__)
 
-#define VYRE_GEMM_ROWS(ROWS)                                                                             \
-    extern "C" __global__ void __launch_bounds__(256, 1) vyre_gemm_f16_rows##ROWS(VyreGemmArguments args) { \
-        RowsBlock<ROWS>::run<true>(args);                                                                \
-    }                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(256, 1)                                                 \
-        vyre_gemm_f16_rows##ROWS##_element(VyreGemmArguments args) {                                     \
-        RowsBlock<ROWS>::run<false>(args);                                                               \
+// Two blocks on a multiprocessor keep enough loads in flight; AMD's compiler is left to choose.
+#if defined(__CUDACC__)
+#define VYRE_GEMM_ROWS_BOUNDS __launch_bounds__(256, 2)
+#else
+#define VYRE_GEMM_ROWS_BOUNDS __launch_bounds__(256)
+#endif
+#define VYRE_GEMM_ROWS_ENTRY(NAME, ROWS, VECTOR)                                     \
+    extern "C" __global__ void VYRE_GEMM_ROWS_BOUNDS NAME(VyreGemmArguments args) { \
+        RowsBlock<ROWS, RowsLanes<ROWS>::Lanes>::run<VECTOR>(args);                  \
     }
+#define VYRE_GEMM_ROWS(ROWS)                                             \
+    VYRE_GEMM_ROWS_ENTRY(vyre_gemm_f16_rows##ROWS, ROWS, true)           \
+    VYRE_GEMM_ROWS_ENTRY(vyre_gemm_f16_rows##ROWS##_element, ROWS, false)
 
 // BM, BN, threads of the staged loop; threads, BK, stages, k groups of the asynchronous one:
 // gemm/choice.h says the same to the host.
+#if defined(__CUDACC__) // more sums a lane than AMD's compiler finds registers for
 VYRE_GEMM_TILE(128, 256, 256, 256, 64, 4, 1)
-VYRE_GEMM_TILE(128, 128, 256, 128, 64, 3, 1)
+#endif
+VYRE_GEMM_TILE(128, 128, 256, 128, 32, 4, 1)
 VYRE_GEMM_TILE(64, 128, 256, 256, 64, 4, 1)
-VYRE_GEMM_TILE(64, 64, 128, 256, 64, 4, 2)
+VYRE_GEMM_TILE(64, 64, 128, 128, 64, 4, 1)
 VYRE_GEMM_TILE(32, 64, 128, 256, 64, 4, 2)
 VYRE_GEMM_ROWS(1)
 VYRE_GEMM_ROWS(4)

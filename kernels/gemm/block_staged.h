@@ -24,8 +24,9 @@ VYRE_INLINE void load_elements(uint32_t (&words)[COUNT / 2], const unsigned shor
     }
 #pragma unroll
     for (int i = 0; i < COUNT; i += 2) {
-        const uint32_t low = i < inside ? from[i] : 0;
-        const uint32_t high = i + 1 < inside ? from[i + 1] : 0;
+        const uint32_t limit = hide(inside);
+        const uint32_t low = i < limit ? from[i] : 0;
+        const uint32_t high = i + 1 < limit ? from[i + 1] : 0;
         words[i / 2] = low | high << 16;
     }
 }

@@ -10,11 +10,11 @@
 typedef struct VyreGemmEntry {
     const char *name;
     uint32_t rows, columns; /* of C in a block */
-    uint32_t k_step;        /* of k in a step of the loop with asynchronous copies */
     uint32_t threads, staged_threads; /* of the asynchronous and of the staged loop */
     uint32_t async_shared;  /* bytes of dynamic shared memory on sm_80 and later */
-    uint32_t resident;      /* blocks that share a multiprocessor there */
-    uint32_t cost;          /* time of one such set of blocks and unit of k, relative */
+    /* Time on an H200, in tenths of a nanosecond: of a k while a multiprocessor has one such block and
+     * while it has many, and of what a block does besides. Only their ratios matter. */
+    uint32_t alone, shared, once;
 } VyreGemmEntry;
 
 enum {
@@ -30,14 +30,14 @@ enum {
 };
 
 static const VyreGemmEntry VYRE_GEMM_ENTRIES[VYRE_GEMM_ENTRY_COUNT] = {
-    {"vyre_gemm_f16_128x256", 128, 256, 64, 256, 256, 4 * (128 + 256) * 64 * 2, 1, 200},
-    {"vyre_gemm_f16_128x128", 128, 128, 64, 128, 256, 3 * (128 + 128) * 64 * 2, 2, 220},
-    {"vyre_gemm_f16_64x128", 64, 128, 64, 256, 256, 4 * (64 + 128) * 64 * 2, 2, 200},
-    {"vyre_gemm_f16_64x64", 64, 64, 64, 256, 128, 4 * (64 + 64) * 64 * 2, 3, 120},
-    {"vyre_gemm_f16_32x64", 32, 64, 64, 256, 128, 4 * (32 + 64) * 64 * 2, 4, 100},
-    {"vyre_gemm_f16_rows1", 1, 64, 256, 256, 256, 0, 2, 0},
-    {"vyre_gemm_f16_rows4", 4, 64, 256, 256, 256, 0, 2, 0},
-    {"vyre_gemm_f16_rows8", 8, 64, 256, 256, 256, 0, 1, 0},
+    {"vyre_gemm_f16_128x256", 128, 256, 256, 256, 4 * (128 + 256) * 64 * 2, 224, 200, 80000},
+    {"vyre_gemm_f16_128x128", 128, 128, 128, 256, 4 * (128 + 128) * 32 * 2, 165, 116, 40000},
+    {"vyre_gemm_f16_64x128", 64, 128, 256, 256, 4 * (64 + 128) * 64 * 2, 115, 92, 25000},
+    {"vyre_gemm_f16_64x64", 64, 64, 128, 128, 4 * (64 + 64) * 64 * 2, 65, 37, 15000},
+    {"vyre_gemm_f16_32x64", 32, 64, 256, 128, 4 * (32 + 64) * 64 * 2, 52, 31, 10000},
+    {"vyre_gemm_f16_rows1", 1, 64, 256, 256, 0, 0, 0, 0},
+    {"vyre_gemm_f16_rows4", 4, 64, 256, 256, 0, 0, 0, 0},
+    {"vyre_gemm_f16_rows8", 8, 64, 256, 256, 0, 0, 0, 0},
 };
 
 enum {
@@ -81,21 +81,26 @@ static inline uint32_t vyre_gemm_grid(const VyreGemmChoice *choice, uint64_t m, 
     return items < 0x100000 ? (uint32_t)items : 0x100000; /* blocks walk what is left over */
 }
 
-/* `units`: multiprocessors or compute units of the device. */
-static inline VyreGemmChoice vyre_gemm_choose(uint64_t m, uint64_t n, uint64_t k, uint64_t batch, uint32_t units) {
-    VyreGemmChoice choice = {VYRE_GEMM_128X256, 1, 8, 0};
+/* `units`: multiprocessors or compute units of the device. `loop`: VYRE_GEMM_LOOP_*. */
+static inline VyreGemmChoice vyre_gemm_choose(uint64_t m, uint64_t n, uint64_t k, uint64_t batch, uint32_t units,
+                                              int loop) {
+    VyreGemmChoice choice = {VYRE_GEMM_128X128, 1, 8, 0};
     uint64_t tiles, want, most;
     if (m <= 8) {
         choice.entry = m <= 1 ? VYRE_GEMM_ROWS1 : m <= 4 ? VYRE_GEMM_ROWS4 : VYRE_GEMM_ROWS8;
-        want = 4ull * units;
+        want = 6ull * units;
         most = vyre_gemm_ceil(k, 512);
     } else {
         uint64_t best = UINT64_MAX;
-        for (uint32_t entry = VYRE_GEMM_128X256; entry <= VYRE_GEMM_32X64; ++entry) {
+        /* AMD's kernels have no 128x256. */
+        const uint32_t first = loop == VYRE_GEMM_LOOP_STAGED_HIP ? VYRE_GEMM_128X128 : VYRE_GEMM_128X256;
+        for (uint32_t entry = first; entry <= VYRE_GEMM_32X64; ++entry) {
             const VyreGemmEntry *tile = &VYRE_GEMM_ENTRIES[entry];
-            const uint64_t sets = vyre_gemm_ceil(vyre_gemm_tiles(entry, m, n, batch), (uint64_t)units * tile->resident);
-            if (sets * tile->cost < best) {
-                best = sets * tile->cost;
+            const uint64_t blocks = vyre_gemm_ceil(vyre_gemm_tiles(entry, m, n, batch), units);
+            const uint64_t shared = blocks * tile->shared;
+            const uint64_t time = (shared > tile->alone ? shared : tile->alone) * k + blocks * tile->once;
+            if (time < best) {
+                best = time;
                 choice.entry = entry;
             }
         }

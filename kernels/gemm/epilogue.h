@@ -49,9 +49,9 @@ VYRE_INLINE void store_fragment(const VyreGemmArguments &args, const Tile &tile,
     constexpr int kStep = PAIRS ? 2 : 1;
 #pragma unroll
     for (int i = 0; i < Fragment::kCount; i += kStep) {
-        const uint32_t r = row + Fragment::row(i, lane);
-        const uint32_t c = column + Fragment::column(i, lane);
-        if (!WHOLE && (r >= hide(tile.rows) || c >= hide(tile.columns))) {
+        const uint32_t r = hide(row) + Fragment::row(i, lane);
+        const uint32_t c = hide(column) + Fragment::column(i, lane);
+        if (!WHOLE && (r >= tile.rows || c >= tile.columns)) {
             continue;
         }
         const uint64_t at = r * args.ldc + c;

@@ -56,8 +56,9 @@ VYRE_INLINE float exchange_lane(float value, int mask) {
 #endif
 }
 
-// The same value, of which the compiler knows nothing: comparisons with it stay where they are
-// written, where it would otherwise keep the lane masks of a whole unrolled loop in scalar registers.
+// The same value, of which AMD's compiler knows nothing: what an unrolled loop computes from it stays
+// inside its iteration, where all addresses and lane masks would otherwise be kept from before the
+// loop, more than there are registers.
 VYRE_INLINE uint32_t hide(uint32_t value) {
 #if !defined(__CUDACC__) && defined(__HIP_DEVICE_COMPILE__)
     asm volatile("" : "+v"(value));

@@ -116,4 +116,72 @@ struct MmaSm80Fragment {
     static VYRE_INLINE uint32_t column(int i, uint32_t lane) { return i / 4 % kTilesN * 8 + lane % 4 * 2 + i % 2; }
 };
 
+// The decode shapes' lanes (rows.h): B's columns are the instruction's 16 rows and A's rows its 8
+// columns. The order of k and of the columns inside one instruction is ours to choose, and is chosen
+// so that registers loaded from B need no exchange between lanes: lane 4g + q reads columns 8g..8g+7
+// of the four k rows 4q..4q+3 of 16, and a byte permutation pairs neighbouring k.
+template <int ROWS>
+struct MmaRows {
+    static constexpr int kPitch = kRowsStep + 8;           // halves; 8 rows of A on different banks
+    static constexpr int kPanelBytes = 8 * kPitch * 2;     // A's step as [row][k]
+    static_assert(ROWS <= 8, "one instruction's columns");
+    float sums[4][4]; // [pair of columns j, j + 1][column, row of A]
+
+    static VYRE_INLINE uint32_t first_column() { return threadIdx.x % 32 / 4 * 8; }
+
+    VYRE_INLINE void clear() {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            sums[i / 4][i % 4] = 0.0f;
+        }
+    }
+
+    template <bool VECTOR>
+    VYRE_INLINE void step(const VyreGemmArguments &args, const RowsStep &at, uint32_t rows, float *shared) {
+        unsigned short *panel = reinterpret_cast<unsigned short *>(shared);
+        const uint32_t lane_k = threadIdx.x / 32 * 32 + threadIdx.x % 4 * 4;
+        uint32_t words[2][4][4];
+#pragma unroll
+        for (int u = 0; u < 8; ++u) {
+            const uint32_t row = lane_k + u / 4 * 16 + u % 4;
+            load_elements<8, VECTOR>(words[u / 4][u % 4], at.b + row * args.ldb, row < at.k ? at.inside : 0);
+        }
+        unsigned short a[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            a[r] = threadIdx.x < at.k && r < rows ? at.a[r * args.lda] : 0;
+        }
+        __syncthreads(); // the panel's last readers are done
+#pragma unroll
+        for (int r = 0; r < 8; ++r) {
+            panel[r * kPitch + threadIdx.x] = r < ROWS ? a[r] : 0;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t(&w)[4][4] = words[half];
+            const uint2 a_words =
+                *reinterpret_cast<const uint2 *>(panel + threadIdx.x % 32 / 4 * kPitch + lane_k + half * 16);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                // The low and the high halves of word j are columns 2j and 2j + 1.
+                const uint32_t operand[4] = {
+                    __byte_perm(w[0][j], w[1][j], 0x5410), __byte_perm(w[0][j], w[1][j], 0x7632),
+                    __byte_perm(w[2][j], w[3][j], 0x5410), __byte_perm(w[2][j], w[3][j], 0x7632)};
+                multiply_16x8x16(sums[j], operand, a_words.x, a_words.y);
+            }
+        }
+    }
+
+    VYRE_INLINE void store_groups(float *shared) const {
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            const uint32_t row = threadIdx.x % 4 * 2 + i % 2;
+            if (row < ROWS) {
+                shared[(threadIdx.x / 32 * ROWS + row) * kRowsColumns + first_column() + i / 2] = sums[i / 4][i % 4];
+            }
+        }
+    }
+};
+
 #endif

@@ -56,7 +56,7 @@ struct WmmaFragment {
     VYRE_INLINE void multiply(const unsigned short *a, const unsigned short *b, uint32_t lane) {
         a += lane % 16 * kStagedPitch;
         b += lane % 16 * kStagedPitch;
-#pragma unroll
+#pragma unroll 1
         for (int k = 0; k < kStagedK; k += 16) {
             WmmaOperand a_operands[kTilesM];
 #pragma unroll

@@ -138,7 +138,7 @@ static double middle(std::vector<double> times) {
 
 static void compare(Bench &bench, uint64_t m, uint64_t n, uint64_t k, bool f16, bool cold, int units) {
     const Problem problem(m, n, k, f16, cold);
-    const VyreGemmChoice choice = vyre_gemm_choose(m, n, k, 1, units);
+    const VyreGemmChoice choice = vyre_gemm_choose(m, n, k, 1, units, kLoop);
     const auto ours = [&](int i) { problem.ours(bench, choice, i); };
     const auto opponent = [&](int i) { problem.opponent(bench, i); };
     const int calls = calls_for(bench.time(opponent, 20));
