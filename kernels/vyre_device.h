@@ -269,9 +269,22 @@ struct VyreBuffer {
   VYRE_METHOD void put(u32 index, Value value) const { vyre_narrow(data[index], value); }
 };
 
+// An address in global memory. Compilers do not see that by themselves where an address was a number, and
+// would ask at every access which memory it is in.
+template <class T>
+VYRE_FUNCTION T* vyre_global(u64 address) {
+#if VYRE_CUDA
+  return (T*)__cvta_global_to_generic((size_t)address);
+#elif VYRE_AMD
+  return (T*)(__attribute__((address_space(1))) T*)address;
+#else
+  return (T*)address;
+#endif
+}
+
 template <class Element>
 VYRE_FUNCTION VyreBuffer<Element> vyre_bind(const VyreBinding& binding) {
-  return VyreBuffer<Element>{(Element*)binding.data, (u32)binding.len};
+  return VyreBuffer<Element>{vyre_global<Element>(binding.data), (u32)binding.len};
 }
 
 template <class Element>
@@ -336,7 +349,7 @@ VYRE_FUNCTION u64 vyre_linear_workgroup() {
 }
 
 VYRE_FUNCTION void vyre_begin(VyreContext& vyre, const VyreArguments& arguments, u32 local, u32 invocations) {
-  vyre.control = (VyreControl*)arguments.control;
+  vyre.control = vyre_global<VyreControl>(arguments.control);
   vyre.invocation = vyre_linear_workgroup() * invocations + local;
   vyre.local = local;
   vyre.invocations = invocations;
@@ -364,8 +377,8 @@ VYRE_FUNCTION bool vyre_aborted(VyreContext& vyre) {
   }
   if (now - vyre.looked < VYRE_TICKS) return false;
   vyre.looked = now;
-  const u32* abort = (const u32*)vyre.control->abort;
-  if (abort == 0 || vyre_atomic_load<VYRE_RELAXED, VYRE_SYSTEM>(abort) == 0) return false;
+  const u64 abort = vyre.control->abort;
+  if (abort == 0 || vyre_atomic_load<VYRE_RELAXED, VYRE_SYSTEM>(vyre_global<const u32>(abort)) == 0) return false;
   vyre_atomic_store<VYRE_RELAXED, VYRE_DEVICE>(&vyre.control->aborted, 1u);
   return true;
 }
@@ -387,24 +400,25 @@ VYRE_FUNCTION u32 vyre_next(VyreContext& vyre, u32 counter, u32 end, u32 step) {
 // A loop without loops inside runs in chunks with nothing but its body in between, so that the compiler may
 // unroll it and start its loads early.
 struct VyreChunks {
-  u32 from, to;   // the chunk at hand
-  u32 next, end;  // where the one after it begins, and the bound of the loop
+  u32 from;    // the counter where the chunk begins
+  u32 rounds;  // of the chunk
+  u32 left;    // rounds behind it
 };
 
-VYRE_FUNCTION VyreChunks vyre_chunks(u32 start, u32 end) { return VyreChunks{start, start, start, end}; }
+VYRE_FUNCTION VyreChunks vyre_chunks(u32 start, u32 end, u32 step) {
+  return VyreChunks{start, 0, start < end ? (end - start - 1) / step + 1 : 0};
+}
 
 VYRE_FUNCTION bool vyre_chunk(VyreContext& vyre, VyreChunks& chunks, u32 step) {
-  if (chunks.next >= chunks.end) return false;
-  if (vyre.rounds == 1 && chunks.next != chunks.from) {
+  if (chunks.left == 0) return false;
+  if (chunks.rounds != 0 && vyre.rounds == 1) {
     vyre_round(vyre);
     if (vyre.left) return false;
   }
-  const u32 left = chunks.end - chunks.next;
-  const u64 span = (u64)vyre.rounds * step;
-  chunks.from = chunks.next;
-  chunks.to = left > span ? chunks.from + (u32)span : chunks.end;
-  chunks.next = chunks.to;
-  vyre.rounds = left > span ? 1 : vyre_max(vyre.rounds - left / step, 1u);
+  chunks.from += chunks.rounds * step;
+  chunks.rounds = vyre_min(chunks.left, vyre.rounds);
+  chunks.left -= chunks.rounds;
+  vyre.rounds = vyre_max(vyre.rounds - chunks.rounds, 1u);
   return true;
 }
 
@@ -461,12 +475,13 @@ VYRE_FUNCTION void vyre_clear(const VyreContext& vyre, const VyreBuffer<Element>
 // Locals lie in columns, one for each local, with the invocations one after the other.
 template <class T>
 VYRE_FUNCTION T* vyre_spilled(const VyreContext& vyre, const VyreArguments& arguments, u64 offset) {
-  return (T*)(arguments.invocation_spill + vyre_workgroups() * vyre.invocations * offset) + vyre.invocation;
+  const u64 column = vyre_workgroups() * vyre.invocations * offset;
+  return vyre_global<T>(arguments.invocation_spill + column) + vyre.invocation;
 }
 
 template <class Element>
 VYRE_FUNCTION Element* vyre_spilled_shared(const VyreArguments& arguments, u64 bytes, u64 offset) {
-  return (Element*)(arguments.workgroup_spill + vyre_linear_workgroup() * bytes + offset);
+  return vyre_global<Element>(arguments.workgroup_spill + vyre_linear_workgroup() * bytes + offset);
 }
 
 template <class Element>

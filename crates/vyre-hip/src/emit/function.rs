@@ -339,22 +339,23 @@ impl<'p, 's> Body<'p, 's> {
         let (name, from, to) = (self.expressions.local(var.0), self.text(start), self.text(end));
         let user = name.trim_start_matches("l_");
         let (bound, chunks) = (format!("e_{user}"), format!("c_{user}"));
-        let next = |end: &str| match step {
-            1 => format!("{name} = {name} + 1u"),
-            _ => format!("{name} = vyre_step({name}, {end}, {step}u)"),
-        };
         match form {
             LoopForm::Plain => {
-                let next = next(&to);
+                let next = match step {
+                    1 => format!("{name} = {name} + 1u"),
+                    _ => format!("{name} = vyre_step({name}, {to}, {step}u)"),
+                };
                 self.out.open(format_args!("for (u32 {name} = {from}; {name} < {to}; {next}) {{"));
             }
             LoopForm::Chunked => {
                 self.out.open(format_args!(
-                    "for (VyreChunks {chunks} = vyre_chunks({from}, {to}); vyre_chunk(vyre, {chunks}, {step}u);) {{"
+                    "for (VyreChunks {chunks} = vyre_chunks({from}, {to}, {step}u); vyre_chunk(vyre, {chunks}, {step}u);) {{"
                 ));
-                let (from, to) = (format!("{chunks}.from"), format!("{chunks}.to"));
-                let next = next(&to);
-                self.out.open(format_args!("for (u32 {name} = {from}; {name} < {to}; {next}) {{"));
+                let rounds = format!("n_{user}");
+                self.out.open(format_args!(
+                    "for (u32 {name} = {chunks}.from, {rounds} = {chunks}.rounds; {rounds} != 0u;"
+                ));
+                self.out.line(format_args!("   {name} = {name} + {step}u, {rounds} = {rounds} - 1u) {{"));
             }
             LoopForm::Polled => {
                 self.out.open(format_args!("for (u32 {name} = {from}, {bound} = {to}; {name} < {bound};"));
@@ -416,7 +417,7 @@ impl<'p, 's> Body<'p, 's> {
                 self.out.line(format_args!("goto behind_{number};"));
             }
             Some((_, Some(chunks), _)) => {
-                self.out.line(format_args!("{chunks}.next = {chunks}.end;"));
+                self.out.line(format_args!("{chunks}.left = 0u;"));
                 self.out.line("break;");
             }
             _ => self.out.line("break;"),

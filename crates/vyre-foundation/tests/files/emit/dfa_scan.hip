@@ -25,8 +25,9 @@ extern "C" __global__ void __launch_bounds__(2) kernel_dfa_scan(const Arguments 
   const u32 l_first = vyre_global_id_x(2u) * 4u;
   u32 l_state = 0u;
   u32 l_end = 4294967295u;
-  for (VyreChunks c_k = vyre_chunks(l_first, l_first + 4u); vyre_chunk(vyre, c_k, 1u);) {
-    for (u32 l_k = c_k.from; l_k < c_k.to; l_k = l_k + 1u) {
+  for (VyreChunks c_k = vyre_chunks(l_first, l_first + 4u, 1u); vyre_chunk(vyre, c_k, 1u);) {
+    for (u32 l_k = c_k.from, n_k = c_k.rounds; n_k != 0u;
+         l_k = l_k + 1u, n_k = n_k - 1u) {
       l_state = vyre.b_table.load((l_state * 2u) + vyre.b_text.load(l_k));
       switch (l_state) {
         case 2u: {

@@ -26,8 +26,9 @@ extern "C" __global__ void __launch_bounds__(4) kernel_reduction(const Arguments
   vyre_barrier();
   const u32 l_me = vyre_local_id_x();
   u32 l_sum = 0u;
-  for (VyreChunks c_i = vyre_chunks(vyre_global_id_x(4u), vyre.b_data.len); vyre_chunk(vyre, c_i, 8u);) {
-    for (u32 l_i = c_i.from; l_i < c_i.to; l_i = vyre_step(l_i, c_i.to, 8u)) {
+  for (VyreChunks c_i = vyre_chunks(vyre_global_id_x(4u), vyre.b_data.len, 8u); vyre_chunk(vyre, c_i, 8u);) {
+    for (u32 l_i = c_i.from, n_i = c_i.rounds; n_i != 0u;
+         l_i = l_i + 8u, n_i = n_i - 1u) {
       l_sum = l_sum + vyre.b_data.get(l_i);
     }
   }
