@@ -251,6 +251,7 @@ mod tests {
     fn a_named_compiler_that_is_missing_is_not_replaced() {
         let dir = tempfile::tempdir().expect("folder");
         program(&dir.path().join("hipcc"));
+        program(&dir.path().join("clang-19"));
         let path = vec![dir.path().to_path_buf()];
         let missing = Some(PathBuf::from("/nowhere/hipcc"));
         let by_variable = Search { hipcc_variable: missing.clone(), path: path.clone(), ..Search::default() };
