@@ -35,6 +35,14 @@ struct TileBlock {
     static constexpr int kWavesM = 2, kWavesN = THREADS / 32 / kWavesM / KGROUPS;
     using Block = AsyncBlock<BM, BN, BK, BM / kWavesM, BN / kWavesN, STAGES, KGROUPS>;
 };
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#include "gemm/tile_wgmma_sm90.h"
+template <int STAGED_THREADS>
+struct TileBlock<128, 256, STAGED_THREADS, 256, 64, 4, 1> {
+    static constexpr int kThreads = 256;
+    using Block = WgmmaBlock<4>;
+};
+#endif
 template <int ROWS>
 struct RowsLanes {
     using Lanes = MmaRows<ROWS>;

@@ -4,9 +4,11 @@
 #define VYRE_GEMM_BLOCK_ASYNC_H
 
 // A thread's share of copying a panel of ROWS rows of CHUNKS 16-byte chunks into swizzled shared
-// memory, with zeros for all that lies outside the matrix.
-template <int ROWS, int CHUNKS, int THREADS, bool VECTOR>
+// memory, with zeros for all that lies outside the matrix. CUT: bytes from one 128-byte wide part of
+// the panel to the next; whole rows follow each other where it is zero.
+template <int ROWS, int CHUNKS, int THREADS, bool VECTOR, int CUT = 0>
 struct AsyncPanel {
+    static constexpr int kPitch = CUT == 0 ? CHUNKS * 16 : 128;
     static constexpr int kStride = THREADS / CHUNKS; // rows between a thread's chunks
     static constexpr int kCopies = ROWS / kStride;
     static_assert(THREADS % CHUNKS == 0 && ROWS % kStride == 0, "every thread copies the same number of chunks");
@@ -21,7 +23,11 @@ struct AsyncPanel {
         first = threadIdx.x % CHUNKS * 8;
         source = corner + row * ld + first;
         stride = kStride * ld;
-        shared = swizzled<CHUNKS>(row, threadIdx.x % CHUNKS);
+        if constexpr (CUT == 0) {
+            shared = swizzled<CHUNKS>(row, threadIdx.x % CHUNKS);
+        } else {
+            shared = threadIdx.x % CHUNKS / 8 * CUT + swizzled<8>(row, threadIdx.x % 8);
+        }
     }
 
     // `rows` and `columns`: how much of the panel lies inside the matrix.
@@ -32,7 +38,7 @@ struct AsyncPanel {
 #pragma unroll VECTOR ? kCopies : 2
         for (int i = 0; i < kCopies; ++i) {
             const uint32_t count = row + i * kStride < rows ? inside : 0;
-            const uint32_t to = panel + shared + i * kStride * CHUNKS * 16;
+            const uint32_t to = panel + shared + i * kStride * kPitch;
             if constexpr (VECTOR) {
                 copy_async(to, from, count * 2);
             } else {
