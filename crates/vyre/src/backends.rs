@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, BackendIdentity, Capabilities, VyreBackend};
+use vyre_hip::HipBackend;
 
 /// Which backend to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub enum BackendChoice {
     Auto,
     /// The host's own threads.
     Cpu,
+    /// The first GPU, through HIP or the CUDA driver.
+    Hip,
 }
 
 /// Why a backend was not opened.
@@ -41,8 +44,15 @@ pub enum OpenError {
 /// [`OpenError::Backend`] if it does not start.
 pub fn open(choice: BackendChoice) -> Result<Arc<dyn VyreBackend>, OpenError> {
     match choice {
+        // Sessions need a resident kernel, which only this one has yet.
         BackendChoice::Auto | BackendChoice::Cpu => open_cpu(),
+        BackendChoice::Hip => open_hip(),
     }
+}
+
+fn open_hip() -> Result<Arc<dyn VyreBackend>, OpenError> {
+    let opened = HipBackend::open(0).map_err(|source| OpenError::Backend { backend: "hip", source })?;
+    Ok(Arc::new(opened))
 }
 
 fn open_cpu() -> Result<Arc<dyn VyreBackend>, OpenError> {
@@ -60,13 +70,13 @@ pub struct BackendReport {
 
 /// Every backend that this version knows of, each with its device or the reason why it is not available.
 pub fn survey() -> Vec<BackendReport> {
-    let cpu = match open_cpu() {
+    let status = |opened: Result<Arc<dyn VyreBackend>, OpenError>| match opened {
         Ok(backend) => Ok((backend.identity().clone(), backend.capabilities().clone())),
         Err(error) => Err(chain(&error)),
     };
     vec![
-        BackendReport { name: "cpu", status: cpu },
-        BackendReport { name: "hip", status: Err("not built into this version".to_owned()) },
+        BackendReport { name: "cpu", status: status(open_cpu()) },
+        BackendReport { name: "hip", status: status(open_hip()) },
     ]
 }
 

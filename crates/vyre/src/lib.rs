@@ -20,8 +20,8 @@
 //! ```
 //!
 //! The layers are crates of their own, each usable alone, and re-exported here whole: [`foundation`] (the
-//! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend) and [`runtime`]
-//! (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]) and the scanner behind
+//! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend), [`hip`] (GPUs) and
+//! [`runtime`] (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]) and the scanner behind
 //! `vyre scan` ([`scan`]).
 
 mod backends;
@@ -33,6 +33,7 @@ pub use vyre_driver as driver;
 pub use vyre_driver::{BackendError, BackendIdentity, Capabilities, VyreBackend};
 pub use vyre_foundation as foundation;
 pub use vyre_foundation::builder;
+pub use vyre_hip as hip;
 pub use vyre_runtime as runtime;
 pub use vyre_runtime::{
     BatchDescriptor, HandlerBinding, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,

@@ -48,11 +48,18 @@ struct Device {
 pub(crate) fn run(arguments: &InfoArguments) -> anyhow::Result<ExitCode> {
     let backends = vyre::survey().into_iter().map(describe).collect();
     let info = Info { version: env!("CARGO_PKG_VERSION"), backends };
-    let text = if arguments.json { serde_json::to_string(&info)? + "\n" } else { plain(&info) };
+    let text =
+        if arguments.json { serde_json::to_string(&info)? + "\n" } else { plain(&info) + &gpus(&info) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// All that is known of the GPUs, where they can be used; where not, the reason has said it.
+fn gpus(info: &Info) -> String {
+    let usable = info.backends.iter().any(|backend| backend.name == "hip" && backend.available);
+    if usable { format!("\n{}", vyre::hip::detect()) } else { String::new() }
 }
 
 fn describe(report: BackendReport) -> Backend {

@@ -37,6 +37,8 @@ enum Backend {
     Auto,
     /// The host's own threads.
     Cpu,
+    /// The first GPU.
+    Hip,
 }
 
 impl From<Backend> for BackendChoice {
@@ -44,6 +46,7 @@ impl From<Backend> for BackendChoice {
         match backend {
             Backend::Auto => BackendChoice::Auto,
             Backend::Cpu => BackendChoice::Cpu,
+            Backend::Hip => BackendChoice::Hip,
         }
     }
 }

@@ -120,9 +120,9 @@ enum State {
 }
 
 impl State {
-    fn outcomes(self, device: &Device) -> Result<Vec<Outcome>, ScanError> {
+    fn outcomes(self) -> Result<Vec<Outcome>, ScanError> {
         match self {
-            State::Submitted(submitted) => device.wait(submitted),
+            State::Submitted(submitted) => submitted.wait(),
             State::Collected(outcomes) => Ok(outcomes),
         }
     }
@@ -130,9 +130,9 @@ impl State {
 
 impl Pending {
     /// Waits for the results and takes them, so that the slots are free.
-    fn collect(&mut self, device: &Device) -> Result<(), ScanError> {
+    fn collect(&mut self) -> Result<(), ScanError> {
         let state = std::mem::replace(&mut self.state, State::Collected(Vec::new()));
-        self.state = State::Collected(state.outcomes(device)?);
+        self.state = State::Collected(state.outcomes()?);
         Ok(())
     }
 }
@@ -205,7 +205,7 @@ impl<'s> Producer<'s> {
     fn submit(&mut self, payload: &Payload, items: &[Item]) -> Result<Submitted, ScanError> {
         let began = Instant::now();
         loop {
-            if let Some(submitted) = self.shared.device.submit(payload, items)? {
+            if let Some(submitted) = payload.submit(items)? {
                 return Ok(submitted);
             }
             self.release()?;
@@ -218,7 +218,7 @@ impl<'s> Producer<'s> {
 
     /// Takes the results of everything submitted, so that this producer holds no slots.
     fn release(&mut self) -> Result<(), ScanError> {
-        self.pending.iter_mut().try_for_each(|pending| pending.collect(self.shared.device))
+        self.pending.iter_mut().try_for_each(Pending::collect)
     }
 
     /// Cuts files into a payload until it is full or no file is left.
@@ -333,7 +333,7 @@ impl<'s> Producer<'s> {
     /// Waits for a batch, runs again what began in a wrong state, and finishes the files that end in it.
     fn join(&mut self, pending: Pending) -> Result<Payload, ScanError> {
         let Pending { batch, payload, state } = pending;
-        let outcomes = state.outcomes(self.shared.device)?;
+        let outcomes = state.outcomes()?;
 
         // One entry for each segment and group: how far its chain has come.
         let groups = self.shared.plan.groups().len();
@@ -392,7 +392,7 @@ impl<'s> Producer<'s> {
             .collect();
         let submitted = self.submit(payload, &items)?;
         self.counts.resubmitted(&items);
-        let outcomes = self.shared.device.wait(submitted)?;
+        let outcomes = submitted.wait()?;
         for (&(at, group, rerun), outcome) in reruns.iter().zip(&outcomes) {
             let Some(segment) = batch.segments.get(at) else { continue };
             let chain = chain_of(&mut self.scans, self.first_file, segment.file, group);
