@@ -32,7 +32,7 @@ pub(crate) fn check(kernel: &str, arch: &Architecture, object: &CodeObject, file
     }
     let Some(disassembler) = disassembler(&object.compiler, arch.platform()) else {
         if arch.platform() == Platform::Nvidia {
-            return Ok(format!("no spills; {} not looked for: there is no cuobjdump", expected.join(", ")));
+            return Ok(format!("no spills; {} not looked for: there is no nvdisasm", expected.join(", ")));
         }
         bail!("there is no llvm-objdump to disassemble with: install the llvm tools of the compiler");
     };
@@ -68,7 +68,7 @@ fn expected<'a>(kernel: &'a str, arch: &'a Architecture) -> impl Iterator<Item =
 /// The disassembler that belongs to the compiler: an older one does not know the newer instructions.
 fn disassembler(toolchain: &Toolchain, platform: Platform) -> Option<PathBuf> {
     let names = match platform {
-        Platform::Nvidia => vec!["cuobjdump".to_owned()],
+        Platform::Nvidia => vec!["nvdisasm".to_owned()],
         Platform::Amd => {
             let numbered = toolchain.clang_version().map(|version| format!("llvm-objdump-{version}"));
             numbered.into_iter().chain(["llvm-objdump".to_owned()]).collect()
@@ -82,10 +82,9 @@ fn disassembler(toolchain: &Toolchain, platform: Platform) -> Option<PathBuf> {
 
 fn disassemble(disassembler: &Path, arch: &Architecture, file: &Path) -> Result<String> {
     let mut command = Command::new(disassembler);
-    match arch.platform() {
-        Platform::Nvidia => command.arg("-sass"),
-        Platform::Amd => command.arg("-d").arg(format!("--mcpu={}", arch.processor())),
-    };
+    if arch.platform() == Platform::Amd {
+        command.arg("-d").arg(format!("--mcpu={}", arch.processor()));
+    }
     let output = command.arg(file).output().with_context(|| format!("running {}", disassembler.display()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

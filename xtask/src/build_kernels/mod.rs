@@ -117,10 +117,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let manifest = build_all(&compiler, plan, options)?;
     fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
     let file = options.out.join("manifest.json");
-    let json = serde_json::to_string_pretty(&manifest)?;
+    let json = serde_json::to_string_pretty(&manifest)? + "\n";
     fs::write(&file, &json).with_context(|| format!("writing {}", file.display()))?;
     if options.json {
-        println!("{json}");
+        print!("{json}");
     } else {
         manifest.built.iter().for_each(|built| println!("{built}"));
     }
