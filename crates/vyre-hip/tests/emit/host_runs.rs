@@ -59,9 +59,13 @@ fn split_grid_barriers_run_as_they_say() {
 }
 
 fn host(source: &str) -> Option<(Host, String)> {
+    host_with(source, GridBarriers::Native)
+}
+
+fn host_with(source: &str, grid_barriers: GridBarriers) -> Option<(Host, String)> {
     let program = validate(text::parse(source).unwrap()).unwrap_or_else(|errors| panic!("{errors}"));
     let name = program.program().name.clone();
-    Some((Host::new(&[program], GridBarriers::Native)?, name))
+    Some((Host::new(&[program], grid_barriers)?, name))
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -180,4 +184,68 @@ fn many_bindings_go_through_a_table() {
     let mut data: Vec<_> = (0..300).map(|index| words(&[index])).collect();
     host.run(&name, &mut data, &[4; 300], [1, 1, 1], false);
     assert_eq!(data[0], words(&[300]));
+}
+
+/// What a condition says about an index is forgotten behind its block, and does not hold in the other one.
+#[test]
+fn facts_end_with_their_blocks() {
+    let source = "
+        program facts kernel workgroup(8, 1, 1)
+        buffer any: global u32 read_write min 0
+        buffer two: global u32 read_write min 2
+        entry {
+          let i: u32 = global_id.x;
+          if i < len(any) {
+            any[i] = 1u32;
+          } else {
+            any[i] = 2u32;
+          }
+          any[i] = any[i] + 4u32;
+          if i < 2u32 {
+            two[i] = 1u32;
+          } else {
+            two[i] = 2u32;
+          }
+          two[i] = two[i] + 4u32;
+        }";
+    let Some((host, name)) = host(source) else { return };
+    let mut data = vec![words(&[0; 3]), words(&[0; 2])];
+    host.run(&name, &mut data, &[4, 4], [1, 1, 1], false);
+    assert_eq!(data, [words(&[5; 3]), words(&[5; 2])]);
+}
+
+/// Whatever ends a program before a grid barrier ends it in all its parts.
+#[test]
+fn later_parts_of_a_program_that_ended_do_nothing() {
+    let source = "
+        program ends kernel workgroup(2, 1, 1)
+        buffer how: uniform u32 read min 1
+        buffer out: global u32 read_write min 4
+        fn leave() {
+          trap 9u32;
+        }
+        entry {
+          let i: u32 = global_id.x;
+          out[i] = 1u32;
+          grid_barrier;
+          switch how[0u32] {
+            case 0 {
+              return;
+            }
+            case 1 {
+              call leave();
+            }
+          }
+          out[i] = 2u32;
+          grid_barrier;
+          out[i] = 3u32;
+        }";
+    for form in [GridBarriers::Native, GridBarriers::Split] {
+        let Some((host, name)) = host_with(source, form) else { return };
+        for (how, trap, last) in [(0, None, 1), (1, Some((0, 9)), 1), (2, None, 3)] {
+            let mut data = vec![words(&[how]), words(&[0; 4])];
+            let control = host.run(&name, &mut data, &[4, 4], [2, 1, 1], false);
+            assert_eq!((control.trap(), &data[1]), (trap, &words(&[last; 4])), "{form:?}, {how}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(1) kernel_arithmetic(const Argument
   const u32 l_d = vyre.b_u.get(1u);
   const f32 l_x = vyre.b_f.get(0u);
   const f32 l_y = vyre.b_f.get(1u);
-  vyre.b_i.put(0u, l_a / 2);
+  vyre.b_i.put(0u, vyre_add(l_a / 2, vyre_rem(l_a, (-1))));
   vyre.b_i.put(1u, vyre_add(vyre_shl(l_a, (u32)l_b), vyre_min(vyre_div(l_a, (i32)l_d), 0)));
   vyre.b_u.put(0u, vyre_div(l_c, l_d) + (l_c * (l_c >> 4u)));
   vyre.b_u.put(1u, vyre_to_u32(vyre_mul(vyre_neg(l_y), 1073741800.0f)) + ((l_y < l_x) ? 0u : vyre_rem(l_c, l_d)));
