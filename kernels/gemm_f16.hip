@@ -29,17 +29,17 @@
 #if defined(VYRE_GEMM_UNIT_MMA_SM80)
 #include "gemm/tile_mma_sm80.h"
 #include "gemm/block_async.h"
-template <int BM, int BN, int STAGED_THREADS, int THREADS, int BK, int STAGES, int KGROUPS>
+template <int BM, int BN, int STAGED_THREADS, int THREADS, int RESIDENT, int BK, int STAGES, int KGROUPS>
 struct TileBlock {
-    static constexpr int kThreads = THREADS;
+    static constexpr int kThreads = THREADS, kResident = RESIDENT;
     static constexpr int kWavesM = 2, kWavesN = THREADS / 32 / kWavesM / KGROUPS;
     using Block = AsyncBlock<BM, BN, BK, BM / kWavesM, BN / kWavesN, STAGES, KGROUPS>;
 };
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #include "gemm/tile_wgmma_sm90.h"
 template <int STAGED_THREADS>
-struct TileBlock<128, 256, STAGED_THREADS, 256, 64, 4, 1> {
-    static constexpr int kThreads = 256;
+struct TileBlock<128, 256, STAGED_THREADS, 256, 1, 64, 4, 1> {
+    static constexpr int kThreads = 256, kResident = 1;
     using Block = WgmmaBlock<4>;
 };
 #endif
@@ -70,8 +70,9 @@ template <int WM, int WN>
 using UnitFragment = PlainFragment<WM, WN>;
 #endif
 // What stands behind STAGED_THREADS is the asynchronous loop's.
-template <int BM, int BN, int STAGED_THREADS, int, int, int, int>
+template <int BM, int BN, int STAGED_THREADS, int, int, int, int, int>
 struct TileBlock {
+    static constexpr int kResident = 1;
     static constexpr int kThreads = STAGED_THREADS, kWaves = kThreads / kWaveWidth;
     static constexpr int kWavesM = BM == 32 && kWaves == 2 ? 1 : 2, kWavesN = kWaves / kWavesM;
     using Block = StagedBlock<BM, BN, BM / kWavesM, BN / kWavesN, UnitFragment<BM / kWavesM, BN / kWavesN>>;
@@ -81,7 +82,8 @@ struct TileBlock {
 // Two entries a tile: 16-byte accesses where a, b, lda, ldb and the strides are multiples of 16
 // bytes, and element by element for any alignment.
 #define VYRE_GEMM_ENTRY(NAME, VECTOR, BM, BN, ...)                                                       \
-    extern "C" __global__ void __launch_bounds__((TileBlock<BM, BN, __VA_ARGS__>::kThreads), 1)          \
+    extern "C" __global__ void __launch_bounds__((TileBlock<BM, BN, __VA_ARGS__>::kThreads),             \
+                                                      (TileBlock<BM, BN, __VA_ARGS__>::kResident))           \
         NAME(VyreGemmArguments args) {                                                                   \
         using Choice = TileBlock<BM, BN, __VA_ARGS__>;                                                   \
         static_assert(Choice::Block::kThreads == Choice::kThreads, "the launch gives this many threads"); \
@@ -105,15 +107,15 @@ struct TileBlock {
     VYRE_GEMM_ROWS_ENTRY(vyre_gemm_f16_rows##ROWS, ROWS, true)           \
     VYRE_GEMM_ROWS_ENTRY(vyre_gemm_f16_rows##ROWS##_element, ROWS, false)
 
-// BM, BN, threads of the staged loop; threads, BK, stages, k groups of the asynchronous one:
-// gemm/choice.h says the same to the host.
+// BM, BN, threads of the staged loop; threads, blocks on a multiprocessor, BK, stages and k groups of
+// the asynchronous one. gemm/choice.h says the same to the host.
 #if defined(__CUDACC__) // more sums a lane than AMD's compiler finds registers for
-VYRE_GEMM_TILE(128, 256, 256, 256, 64, 4, 1)
+VYRE_GEMM_TILE(128, 256, 256, 256, 1, 64, 4, 1)
 #endif
-VYRE_GEMM_TILE(128, 128, 256, 128, 32, 4, 1)
-VYRE_GEMM_TILE(64, 128, 256, 256, 64, 4, 1)
-VYRE_GEMM_TILE(64, 64, 128, 128, 64, 4, 1)
-VYRE_GEMM_TILE(32, 64, 128, 256, 64, 4, 2)
+VYRE_GEMM_TILE(128, 128, 256, 128, 2, 32, 4, 1)
+VYRE_GEMM_TILE(64, 128, 256, 256, 1, 64, 4, 1)
+VYRE_GEMM_TILE(64, 64, 128, 128, 3, 64, 4, 1)
+VYRE_GEMM_TILE(32, 64, 128, 256, 2, 64, 4, 2)
 VYRE_GEMM_ROWS(1)
 VYRE_GEMM_ROWS(4)
 VYRE_GEMM_ROWS(8)

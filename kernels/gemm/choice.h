@@ -12,8 +12,8 @@ typedef struct VyreGemmEntry {
     uint32_t rows, columns; /* of C in a block */
     uint32_t threads, staged_threads; /* of the asynchronous and of the staged loop */
     uint32_t async_shared;  /* bytes of dynamic shared memory on sm_80 and later */
-    /* Time on an H200, in tenths of a nanosecond: of a k while a multiprocessor has one such block and
-     * while it has many, and of what a block does besides. Only their ratios matter. */
+    /* Time on an H200 (sm_90a), in tenths of a nanosecond: of a k while a multiprocessor has one such
+     * block and while it has many, and of what a block does besides. Only their ratios matter. */
     uint32_t alone, shared, once;
 } VyreGemmEntry;
 
@@ -30,11 +30,11 @@ enum {
 };
 
 static const VyreGemmEntry VYRE_GEMM_ENTRIES[VYRE_GEMM_ENTRY_COUNT] = {
-    {"vyre_gemm_f16_128x256", 128, 256, 256, 256, 4 * (128 + 256) * 64 * 2, 224, 200, 80000},
-    {"vyre_gemm_f16_128x128", 128, 128, 128, 256, 4 * (128 + 128) * 32 * 2, 165, 116, 40000},
+    {"vyre_gemm_f16_128x256", 128, 256, 256, 256, 4 * (128 + 256) * 64 * 2, 150, 135, 40000},
+    {"vyre_gemm_f16_128x128", 128, 128, 128, 256, 4 * (128 + 128) * 32 * 2, 165, 116, 35000},
     {"vyre_gemm_f16_64x128", 64, 128, 256, 256, 4 * (64 + 128) * 64 * 2, 115, 92, 25000},
     {"vyre_gemm_f16_64x64", 64, 64, 128, 128, 4 * (64 + 64) * 64 * 2, 65, 37, 15000},
-    {"vyre_gemm_f16_32x64", 32, 64, 256, 128, 4 * (32 + 64) * 64 * 2, 52, 31, 10000},
+    {"vyre_gemm_f16_32x64", 32, 64, 256, 128, 4 * (32 + 64) * 64 * 2, 48, 33, 10000},
     {"vyre_gemm_f16_rows1", 1, 64, 256, 256, 0, 0, 0, 0},
     {"vyre_gemm_f16_rows4", 4, 64, 256, 256, 0, 0, 0, 0},
     {"vyre_gemm_f16_rows8", 8, 64, 256, 256, 0, 0, 0, 0},
@@ -81,39 +81,44 @@ static inline uint32_t vyre_gemm_grid(const VyreGemmChoice *choice, uint64_t m, 
     return items < 0x100000 ? (uint32_t)items : 0x100000; /* blocks walk what is left over */
 }
 
+/* Time in the table's unit, from the blocks on the busiest multiprocessor. */
+static inline uint64_t vyre_gemm_time(const VyreGemmEntry *entry, uint64_t tiles, uint64_t k, uint64_t split,
+                                      uint32_t units) {
+    const uint64_t blocks = vyre_gemm_ceil(tiles * split, units);
+    const uint64_t shared = blocks * entry->shared;
+    const uint64_t a_k = shared > entry->alone ? shared : entry->alone;
+    /* To write partial sums, meet, and read them all in one block. */
+    const uint64_t meeting = split > 1 ? 20000 + split * (entry->rows * entry->columns * 3 / 5) : 0;
+    return a_k * vyre_gemm_ceil(k, split) + blocks * entry->once + meeting;
+}
+
 /* `units`: multiprocessors or compute units of the device. `loop`: VYRE_GEMM_LOOP_*. */
 static inline VyreGemmChoice vyre_gemm_choose(uint64_t m, uint64_t n, uint64_t k, uint64_t batch, uint32_t units,
                                               int loop) {
     VyreGemmChoice choice = {VYRE_GEMM_128X128, 1, 8, 0};
-    uint64_t tiles, want, most;
     if (m <= 8) {
+        /* As many blocks as fill the device twice over; each with 512 k at least. */
         choice.entry = m <= 1 ? VYRE_GEMM_ROWS1 : m <= 4 ? VYRE_GEMM_ROWS4 : VYRE_GEMM_ROWS8;
-        want = 6ull * units;
-        most = vyre_gemm_ceil(k, 512);
+        const uint64_t tiles = vyre_gemm_tiles(choice.entry, m, n, batch);
+        while (tiles != 0 && tiles * choice.split_k * 2 <= 4ull * units && choice.split_k * 1024 <= k) {
+            choice.split_k *= 2;
+        }
     } else {
         uint64_t best = UINT64_MAX;
         /* AMD's kernels have no 128x256. */
         const uint32_t first = loop == VYRE_GEMM_LOOP_STAGED_HIP ? VYRE_GEMM_128X128 : VYRE_GEMM_128X256;
         for (uint32_t entry = first; entry <= VYRE_GEMM_32X64; ++entry) {
-            const VyreGemmEntry *tile = &VYRE_GEMM_ENTRIES[entry];
-            const uint64_t blocks = vyre_gemm_ceil(vyre_gemm_tiles(entry, m, n, batch), units);
-            const uint64_t shared = blocks * tile->shared;
-            const uint64_t time = (shared > tile->alone ? shared : tile->alone) * k + blocks * tile->once;
-            if (time < best) {
-                best = time;
-                choice.entry = entry;
+            const uint64_t tiles = vyre_gemm_tiles(entry, m, n, batch);
+            /* A tile's k is split only while there are multiprocessors without one. */
+            for (uint32_t split = 1; split == 1 || (split <= 64 && tiles * split <= units && split * 256 <= k); split *= 2) {
+                const uint64_t time = vyre_gemm_time(&VYRE_GEMM_ENTRIES[entry], tiles, k, split, units);
+                if (time < best) {
+                    best = time;
+                    choice.entry = entry;
+                    choice.split_k = split;
+                }
             }
         }
-        want = units;
-        most = k / 512;
-    }
-    tiles = vyre_gemm_tiles(choice.entry, m, n, batch);
-    if (tiles != 0 && tiles * 2 <= want && most > 1) {
-        const uint64_t split = want / tiles;
-        choice.split_k = (uint32_t)(split < most ? split : most);
-    }
-    if (choice.split_k > 64) {
-        choice.split_k = 64;
     }
     choice.grid = vyre_gemm_grid(&choice, m, n, batch);
     return choice;

@@ -62,8 +62,8 @@ VYRE_INLINE uint32_t swizzled(uint32_t row, uint32_t chunk) {
 template <int WM, int WN, int BK, int BN, int KGROUPS>
 struct MmaSm80Fragment {
     static constexpr int kCount = WM * WN / 32;
-    static constexpr bool kPairs = true;
     static constexpr int kTilesM = WM / 16, kTilesN = WN / 8;
+    static constexpr bool kPairs = true, kQuads = kTilesN % 4 == 0; // four neighbouring tiles to trade
     static_assert(WM % 16 == 0 && WN % 16 == 0, "whole fragments, two columns of them to an ldmatrix");
 
     float value[kCount];

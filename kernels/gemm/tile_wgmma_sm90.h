@@ -47,7 +47,7 @@ VYRE_INLINE void multiply_64x256x16(float (&d)[128], uint64_t a, uint64_t b) {
 // 64 x 256 of the tile in a warpgroup, 16 x 256 of it in each of its warps.
 struct WgmmaFragment {
     static constexpr int kCount = 128;
-    static constexpr bool kPairs = true;
+    static constexpr bool kPairs = true, kQuads = true;
     float value[kCount];
 
     VYRE_INLINE void clear() {

@@ -208,8 +208,8 @@ static int tune() {
         std::printf("%llu: cuBLAS %.2f us, graph %.2f\n", (unsigned long long)size, theirs, graph);
         for (uint32_t entry = VYRE_GEMM_128X256; entry <= VYRE_GEMM_32X64; ++entry) {
             for (uint32_t split : {1u, 2u, 4u, 8u}) {
-                for (uint32_t group : {4u, 8u, 16u}) {
-                    if ((size < 2048 && group != 8) || (size > 512 && split != 1) || split * 64 > size) {
+                for (uint32_t group : {8u}) {
+                    if ((size > 1024 && split != 1) || split * 64 > size) {
                         continue;
                     }
                     VyreGemmChoice choice = {entry, split, group, 0};
