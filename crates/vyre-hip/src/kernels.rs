@@ -51,6 +51,7 @@ pub const SOURCES: &[Source] = embed![
     "gemm/tile_mfma.h",
     "gemm/tile_mma_sm80.h",
     "gemm/tile_plain.h",
+    "gemm/tile_wgmma_sm90.h",
     "gemm/tile_wmma.h",
     "gemm_f16.hip",
     "saxpy.hip",

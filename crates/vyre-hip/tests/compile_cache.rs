@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
 
 use vyre_hip::compile::{
-    Architecture, CacheCounters, CodeObject, CompileError, CompileRequest, Compiler, CompilerOptions, Header,
-    Outcome, Search,
+    Architecture, CacheCounters, CodeObject, CompileError, CompileEvent, CompileRequest, Compiler,
+    CompilerOptions, Header, Observer, Outcome, Search,
 };
 
 /// Knows gfx90a and gfx1030. Its code object is its arguments and the source. It takes a while, so that others
@@ -38,6 +39,10 @@ echo "compile $source" >> "$log"
 if [ -z "$known" ]; then
     echo "fake: error: invalid target ID" >&2
     exit 1
+fi
+if grep -q HANG "$source"; then
+    # Not a child of the shell: killing the compiler must end it.
+    exec sleep 1000000
 fi
 if grep -q FAIL "$source"; then
     echo "$source:2:1: error: told to fail" >&2
@@ -97,10 +102,19 @@ impl Bench {
 }
 
 fn compiler_in(folder: &Path, cache_bytes: u64) -> Compiler {
+    Compiler::new(CompilerOptions { cache_bytes, ..options(folder) })
+}
+
+fn options(folder: &Path) -> CompilerOptions {
     let mut search = Search::default();
     search.hipcc = Some(folder.join("hipcc"));
-    let cache_dir = Some(folder.join("cache"));
-    Compiler::new(CompilerOptions { search, cache_dir, cache_bytes, observer: None })
+    CompilerOptions {
+        search,
+        cache_dir: Some(folder.join("cache")),
+        cache_bytes: CompilerOptions::CACHE_BYTES,
+        deadline: CompilerOptions::DEADLINE,
+        observer: None,
+    }
 }
 
 fn arch(name: &str) -> Architecture {
@@ -148,14 +162,7 @@ fn a_hundred_compiles_ask_for_the_version_once() {
         assert_eq!(bench.runs("version"), 1, "round {round}");
     }
     assert_eq!(bench.runs("compile"), 10);
-    let mut search = Search::default();
-    search.hipcc = Some(bench.at("hipcc"));
-    let without_cache = CompilerOptions {
-        search,
-        cache_dir: None,
-        cache_bytes: CompilerOptions::CACHE_BYTES,
-        observer: None,
-    };
+    let without_cache = CompilerOptions { cache_dir: None, ..options(bench.folder.path()) };
     assert_eq!(compile(&Compiler::new(without_cache), "one").outcome, Outcome::Uncached);
     assert_eq!(bench.runs("version"), 1, "this process remembers by itself");
     let probes = fs::read_to_string(bench.at("log")).expect("the log").matches("probe").count();
@@ -380,4 +387,37 @@ fn headers_stay_in_their_folder() {
     };
     let error = bench.compiler().compile(&request).expect_err("refused").to_string();
     assert!(error.contains("../outside.h"), "{error}");
+}
+
+#[test]
+fn a_compiler_that_hangs_is_given_up() {
+    let bench = Bench::new();
+    compile(&bench.compiler(), "one");
+    let hasty = CompilerOptions { deadline: Duration::from_millis(100), ..options(bench.folder.path()) };
+    let error = try_compile(&Compiler::new(hasty), "HANG", "gfx90a").expect_err("it hangs");
+    assert!(matches!(error, CompileError::TimedOut { .. }), "{error}");
+    assert!(error.to_string().contains("100ms"), "{error}");
+    // The key is free again.
+    let error = try_compile(&bench.compiler(), "FAIL", "gfx90a").expect_err("it fails");
+    assert!(matches!(error, CompileError::Rejected { .. }), "{error}");
+}
+
+#[test]
+fn work_is_told_as_it_happens() {
+    let bench = Bench::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let events = Arc::clone(&told);
+    let observer: Observer = Arc::new(move |event: &CompileEvent<'_>| {
+        let word = match event {
+            CompileEvent::Started { name, arch, .. } => format!("started {name} {arch}"),
+            CompileEvent::Finished { name, arch, .. } => format!("finished {name} {arch}"),
+        };
+        events.lock().expect("no panic").push(word);
+    });
+    let compiler =
+        Compiler::new(CompilerOptions { observer: Some(observer), ..options(bench.folder.path()) });
+    compile(&compiler, "one");
+    compile(&compiler, "one");
+    let told = told.lock().expect("no panic");
+    assert_eq!(told.as_slice(), ["started k gfx90a", "finished k gfx90a"], "a hit is no work");
 }

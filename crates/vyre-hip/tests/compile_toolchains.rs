@@ -11,6 +11,7 @@ fn compiler(cache: &tempfile::TempDir) -> Compiler {
         search: Search::from_environment(),
         cache_dir: Some(cache.path().to_path_buf()),
         cache_bytes: CompilerOptions::CACHE_BYTES,
+        deadline: CompilerOptions::DEADLINE,
         observer: None,
     })
 }

@@ -15,6 +15,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("gemm_f16", "gfx11", "v_wmma_f32_"),
     ("gemm_f16", "sm_8", "HMMA"),
     ("gemm_f16", "sm_9", "HMMA"),
+    ("gemm_f16", "sm_90a", "HGMMA"),
 ];
 
 /// Checks the code object in `file`, and says what was found.
@@ -115,7 +116,8 @@ mod tests {
         };
         assert_eq!(of("gemm_f16", "gfx90a:xnack-"), ["v_mfma_f32_"]);
         assert_eq!(of("gemm_f16", "gfx1101"), ["v_wmma_f32_"]);
-        assert_eq!(of("gemm_f16", "sm_90a"), ["HMMA"]);
+        assert_eq!(of("gemm_f16", "sm_90"), ["HMMA"]);
+        assert_eq!(of("gemm_f16", "sm_90a"), ["HMMA", "HGMMA"]);
         assert!(of("gemm_f16", "gfx906").is_empty(), "the plain tile");
         assert!(of("saxpy", "gfx90a").is_empty());
     }

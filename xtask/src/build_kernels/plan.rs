@@ -12,7 +12,7 @@ use super::in_parallel;
 const IN_USE: &[&str] = &[
     "gfx900", "gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1010", "gfx1030", "gfx1100", "gfx1101",
     "gfx1102", "gfx1150", "gfx1151", "gfx1200", "gfx1201", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90",
-    "sm_100", "sm_103", "sm_120",
+    "sm_90a", "sm_100", "sm_103", "sm_120",
 ];
 
 /// What to build.
@@ -109,7 +109,7 @@ fn devices_present() -> Vec<Architecture> {
         eprintln!("skipped device {ordinal}: {error}");
     }
     let arch_of = |device: &DeviceReport| {
-        let parsed = device.info.arch.parse::<Architecture>();
+        let parsed = Architecture::of_device(&device.info.arch);
         parsed.inspect_err(|error| eprintln!("skipped {}: {error}", device.info.name)).ok()
     };
     report.devices().iter().filter_map(arch_of).collect()

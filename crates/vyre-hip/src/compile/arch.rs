@@ -15,6 +15,20 @@ pub struct Architecture {
 }
 
 impl Architecture {
+    /// What to compile for a device that reports `text`: code for that device alone, so with the instructions
+    /// that NVIDIA keeps to one generation (`sm_90a` for `sm_90`; none before that).
+    ///
+    /// # Errors
+    /// `UnknownArchitecture`, as parsing.
+    pub fn of_device(text: &str) -> Result<Self, CompileError> {
+        let arch: Self = text.parse()?;
+        let has_own_instructions = arch.number().parse::<u32>().is_ok_and(|number| number >= 90);
+        match arch.platform {
+            Platform::Nvidia if has_own_instructions => format!("{arch}a").parse(),
+            Platform::Nvidia | Platform::Amd => Ok(arch),
+        }
+    }
+
     /// Whose GPU it is.
     pub fn platform(&self) -> Platform {
         self.platform
@@ -120,6 +134,21 @@ mod tests {
         ] {
             let refused = text.parse::<Architecture>().expect_err(text).to_string();
             assert!(refused.contains(&format!("`{text}`")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_device_gets_the_instructions_of_its_generation() {
+        for (reported, arch) in [
+            ("sm_80", "sm_80"),
+            ("sm_89", "sm_89"),
+            ("sm_90", "sm_90a"),
+            ("sm_90a", "sm_90a"),
+            ("sm_120", "sm_120a"),
+            ("gfx906", "gfx906"),
+            ("gfx90a:xnack-", "gfx90a:xnack-"),
+        ] {
+            assert_eq!(Architecture::of_device(reported).expect(reported).as_str(), arch);
         }
     }
 

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use super::diagnostics::Diagnostics;
 use super::resources::{KernelResources, from_clang, from_ptxas};
@@ -77,6 +78,7 @@ pub(crate) fn build(
     toolchain: &Toolchain,
     request: &CompileRequest<'_>,
     arguments: &[OsString],
+    deadline: Duration,
 ) -> Result<Built, CompileError> {
     let room = tempfile::tempdir()
         .map_err(CompileError::file("cannot create a folder in (set TMPDIR)", std::env::temp_dir()))?;
@@ -94,12 +96,12 @@ pub(crate) fn build(
         let mut all = arguments.to_vec();
         all.extend(extra.iter().map(OsString::from));
         all.extend(["-x", language, &source, "-o", output].map(OsString::from));
-        Step { toolchain, request, source: &source, room: room.path() }.run(&toolchain.path, &all)
+        Step { toolchain, request, source: &source, room: room.path(), deadline }.run(&toolchain.path, &all)
     };
     let said = match &toolchain.linker {
         Linker::Other(linker) => {
             let said = compile(&["-S"], "out.s")?;
-            let step = Step { toolchain, request, source: &source, room: room.path() };
+            let step = Step { toolchain, request, source: &source, room: room.path(), deadline };
             let target = format!("-mcpu={}", request.arch);
             let assemble = ["--target=amdgcn-amd-amdhsa", &target, "-c", "out.s", "-o", "out.o"];
             step.run(&toolchain.path, &assemble.map(OsString::from))?;
@@ -124,12 +126,13 @@ struct Step<'a> {
     request: &'a CompileRequest<'a>,
     source: &'a str,
     room: &'a Path,
+    deadline: Duration,
 }
 
 impl Step<'_> {
     /// Runs one program and returns all it said.
     fn run(&self, program: &Path, arguments: &[OsString]) -> Result<String, CompileError> {
-        let output = run(program, arguments, Some(self.room))?;
+        let output = run(program, arguments, Some(self.room), self.deadline)?;
         let said = both_streams(&output);
         if output.status.success() {
             return Ok(said);
@@ -176,7 +179,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), CompileError> {
 #[cfg(test)]
 mod tests {
     use super::super::device_libs::bitcode_of;
-    use super::super::toolchain::{identify, linkers_on_path};
+    use super::super::toolchain::{ANSWER, identify, linkers_on_path};
     use super::super::{Platform, Search};
     use super::*;
 
@@ -251,7 +254,7 @@ mod tests {
         let arguments = arguments(&clang, &arch, &[], libs.as_deref());
         let by_us = Toolchain { linker: Linker::Other(linker), ..clang.clone() };
         let [own, other] =
-            [clang, by_us].map(|toolchain| build(&toolchain, &request, &arguments).expect("builds"));
+            [clang, by_us].map(|toolchain| build(&toolchain, &request, &arguments, ANSWER).expect("builds"));
         assert_eq!(own.image.get(..24), other.image.get(..24), "identification, type, machine");
         assert_eq!(own.image.get(48..52), other.image.get(48..52), "flags: processor and features");
         assert_eq!(own.resources, other.resources);

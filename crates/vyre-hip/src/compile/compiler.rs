@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::command::{arguments, build};
 use super::hash::{Fields, hex};
 use super::store::{About, Entry, Loaded, Store, VERSION, replace_file};
-use super::toolchain::{Kind, Toolchain, identify, variables_that_matter};
+use super::toolchain::{ANSWER, Kind, Toolchain, identify, variables_that_matter};
 use super::{
     Architecture, CacheCounters, CodeObject, CompileError, CompileEvent, CompileRequest, CompilerOptions,
     Outcome, Platform, Tried, device_libs,
@@ -228,7 +228,7 @@ impl Compiler {
         for toolchain in toolchains {
             let built = self
                 .arguments(&toolchain, arch, &[])
-                .and_then(|arguments| build(&toolchain, &probe, &arguments));
+                .and_then(|arguments| build(&toolchain, &probe, &arguments, ANSWER));
             let why = match built {
                 Ok(_) => return Ok(toolchain),
                 Err(CompileError::Rejected { diagnostics, .. }) => diagnostics.first_error().to_owned(),
@@ -299,7 +299,7 @@ impl Compiler {
         let (name, arch) = (request.name, request.arch);
         tell(CompileEvent::Started { name, arch, compiler: &toolchain.path });
         let start = Instant::now();
-        let built = build(toolchain, request, arguments);
+        let built = build(toolchain, request, arguments, self.options.deadline);
         let elapsed = start.elapsed();
         tracing::debug!(name, %arch, ?elapsed, ok = built.is_ok(), "compiled");
         tell(CompileEvent::Finished { name, arch, elapsed });

@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::hash::{Fields, hex};
-use super::toolchain::{Toolchain, run};
+use super::toolchain::{ANSWER, Toolchain, run};
 use super::{Architecture, CompileError};
 
 /// The bitcode directory of a ROCm's root, by the layouts in use: ROCm's, Debian's.
@@ -77,7 +77,7 @@ fn build_constant(toolchain: &Toolchain, isa_version: u32, file: &Path) -> Resul
     let arguments = ["-x", "ir", "--target=amdgcn-amd-amdhsa", "-nogpulib", "-c", "-emit-llvm"];
     let mut arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string().into()).collect();
     arguments.extend([text.clone().into_os_string(), "-o".into(), file.as_os_str().to_owned()]);
-    let output = run(&toolchain.path, arguments, None)?;
+    let output = run(&toolchain.path, arguments, None, ANSWER)?;
     let removed = fs::remove_file(&text);
     removed.map_err(CompileError::file("cannot remove", &text))?;
     if output.status.success() && file.is_file() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Platform;
 use super::diagnostics::Diagnostics;
@@ -64,6 +65,14 @@ pub enum CompileError {
         what: String,
         /// The system's error, when it did not start.
         source: Option<io::Error>,
+    },
+    /// The compiler ran for too long, and was killed.
+    #[error("{} had not ended after {deadline:?}; allow it more by `CompilerOptions::deadline`, if it was at work", compiler.display())]
+    TimedOut {
+        /// The compiler.
+        compiler: PathBuf,
+        /// How long it was given.
+        deadline: Duration,
     },
     /// The compiler ran and refused the source.
     #[error("{} does not compile `{name}` for {arch} ({status}):\n{diagnostics}", compiler.display())]

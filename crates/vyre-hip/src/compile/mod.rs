@@ -159,6 +159,8 @@ pub struct CompilerOptions {
     pub cache_dir: Option<PathBuf>,
     /// Bytes of code objects to keep at most.
     pub cache_bytes: u64,
+    /// How long one run of a compiler may take.
+    pub deadline: Duration,
     /// Is told of each run of a compiler.
     pub observer: Option<Observer>,
 }
@@ -166,6 +168,9 @@ pub struct CompilerOptions {
 impl CompilerOptions {
     /// Bytes that the cache keeps at most unless told otherwise: 1 GiB.
     pub const CACHE_BYTES: u64 = 1 << 30;
+
+    /// How long a compiler may take unless told otherwise: ten minutes.
+    pub const DEADLINE: Duration = Duration::from_secs(600);
 
     /// What the environment says: compilers as in [`Search`], the cache in `VYRE_CACHE_DIR` or the user's
     /// cache directory's `vyre`, there in `hip`, of at most `VYRE_CACHE_BYTES` bytes.
@@ -194,6 +199,7 @@ impl CompilerOptions {
             search: Search::from_environment(),
             cache_dir: root.map(|root| root.join("hip")),
             cache_bytes,
+            deadline: Self::DEADLINE,
             observer: None,
         })
     }

@@ -7,10 +7,13 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,9 @@ use super::CompileError;
 use super::discover::Found;
 use super::hash::{Fields, hex};
 use super::store::replace_file;
+
+/// How long a compiler may take to answer a question that is no compilation.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
 /// The command line that a compiler understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -170,7 +176,7 @@ fn rocm_of(clang: &Path, candidates: &[PathBuf]) -> Option<PathBuf> {
 }
 
 fn ask(kind: Kind, named: &Path, resolved: &Path, rocm: Option<&Path>) -> Result<Record, CompileError> {
-    let output = run(named, [OsStr::new("--version")], None)?;
+    let output = run(named, [OsStr::new("--version")], None, ANSWER)?;
     // hipcc prints a traceback of its device enumerator on stderr where there is no GPU: not a part of it.
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() || version.is_empty() {
@@ -208,7 +214,7 @@ fn clang_version(version: &str) -> Option<u32> {
 /// The lld to link with: clang's own, or any other.
 fn linker_of(clang: &Path) -> Result<Linker, CompileError> {
     // Answers with a path, or with the bare name where there is none.
-    let output = run(clang, [OsStr::new("--print-prog-name=lld")], None)?;
+    let output = run(clang, [OsStr::new("--print-prog-name=lld")], None, ANSWER)?;
     let own = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     if own.is_absolute() {
         return Ok(Linker::Own(own));
@@ -223,24 +229,52 @@ pub(crate) fn linkers_on_path() -> Vec<PathBuf> {
     names.flat_map(|name| dirs.iter().map(move |dir| dir.join(&name))).filter(|path| path.is_file()).collect()
 }
 
-/// Runs a compiler to its end, its messages untranslated.
+/// Runs a compiler to its end, its messages untranslated. One that has not ended by `deadline` is killed; what
+/// it started itself may live on, but nobody waits for it.
 pub(crate) fn run(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     directory: Option<&Path>,
+    deadline: Duration,
 ) -> Result<Output, CompileError> {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("LC_ALL", "C");
     // Without this hipcc looks at the machine, and takes a CUDA toolkit beside it for its compiler.
     command.env("HIP_PLATFORM", "amd");
     if let Some(directory) = directory {
         command.current_dir(directory);
     }
-    command.output().map_err(|source| CompileError::Unusable {
-        compiler: program.to_path_buf(),
-        what: "it does not start".to_owned(),
-        source: Some(source),
-    })
+    let unusable = |what: &str| {
+        let (compiler, what) = (program.to_path_buf(), what.to_owned());
+        move |source| CompileError::Unusable { compiler, what, source: Some(source) }
+    };
+    let mut child = command.spawn().map_err(unusable("it does not start"))?;
+    let (stdout, stderr) = (read_apart(child.stdout.take()), read_apart(child.stderr.take()));
+    let until = Instant::now() + deadline;
+    let left = || until.saturating_duration_since(Instant::now());
+    // Both ends close when the process has ended, and whatever it started.
+    let (Ok(stdout), Ok(stderr)) = (stdout.recv_timeout(left()), stderr.recv_timeout(left())) else {
+        // It may have ended this moment; either way it is reaped.
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(CompileError::TimedOut { compiler: program.to_path_buf(), deadline });
+    };
+    let status = child.wait().map_err(unusable("it cannot be waited for"))?;
+    Ok(Output { status, stdout, stderr })
+}
+
+/// Reads a pipe to its end on a thread of its own: a compiler that fills one pipe waits while the other is read.
+fn read_apart(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is told.
+        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+        // Nobody listens after the deadline.
+        let _ = tell.send(bytes);
+    });
+    told
 }
 
 fn record_file(records: &Path, compiler: &Path) -> PathBuf {
