@@ -13,6 +13,7 @@ use vyre_foundation::{DataType, ProgramKind, ValidatedProgram};
 use crate::buffers::{Buffers, GENERATION};
 use crate::dispatch::Kernel;
 use crate::exec::{MAX_WIDTH, Width};
+use crate::externals::Externals;
 use crate::flat::Flat;
 use crate::lower::lower;
 use crate::memory::Budget;
@@ -67,6 +68,7 @@ impl CpuConfig {
 /// What pipelines and kernels share with their backend.
 pub(crate) struct Inner {
     pub(crate) buffers: Buffers,
+    pub(crate) externals: Externals,
     pub(crate) pool: Pool,
     pub(crate) threads: usize,
     pub(crate) width: Width,
@@ -85,8 +87,14 @@ impl CpuBackend {
         CpuBackend::with_config(CpuConfig::default())
     }
 
-    /// A backend that may use so much of the machine.
+    /// A backend that may use so much of the machine, with [`Externals::standard`].
     pub fn with_config(config: CpuConfig) -> CpuBackend {
+        let externals = Externals::standard(config.threads);
+        CpuBackend::with_externals(config, externals)
+    }
+
+    /// A backend with these external functions.
+    pub fn with_externals(config: CpuConfig, externals: Externals) -> CpuBackend {
         let threads = config.threads.max(1);
         let width = Width::within(config.lanes);
         let identity = BackendIdentity {
@@ -111,7 +119,7 @@ impl CpuBackend {
         CpuBackend {
             identity,
             capabilities,
-            inner: Arc::new(Inner { buffers, pool: Pool::new(threads - 1), threads, width }),
+            inner: Arc::new(Inner { buffers, externals, pool: Pool::new(threads - 1), threads, width }),
         }
     }
 }
@@ -123,8 +131,9 @@ impl Default for CpuBackend {
 }
 
 /// Compiles a program, in the words of the driver.
-pub(crate) fn compile(program: &ValidatedProgram) -> Result<Flat, BackendError> {
-    lower(program).map_err(|error| BackendError::CompileFailed {
+pub(crate) fn compile(inner: &Inner, program: &ValidatedProgram) -> Result<Flat, BackendError> {
+    let externals = inner.externals.resolve(program.program())?;
+    lower(program, externals).map_err(|error| BackendError::CompileFailed {
         program: program.program().name.clone(),
         log: error.to_string(),
     })
@@ -151,7 +160,7 @@ impl VyreBackend for CpuBackend {
                 "a kernel; items run in a resident kernel",
             ));
         }
-        let flat = compile(program)?;
+        let flat = compile(&self.inner, program)?;
         Ok(Arc::new(Kernel::new(Arc::clone(&self.inner), flat)))
     }
 

@@ -21,6 +21,7 @@
 //! | `memory`, `buffers` | buffers, what programs see of them, handles and bindings |
 //! | `dispatch`, `pool` | grids over threads |
 //! | `resident` | kernels that stay, fed through a ring |
+//! | `externals` | functions of the host that programs may call |
 //! | `backend` | the driver's traits |
 //!
 //! Absent on purpose: opcodes and tenants (those are IR, made by the runtime), a just-in-time compiler (it will
@@ -30,6 +31,7 @@ mod backend;
 mod buffers;
 mod dispatch;
 mod exec;
+pub mod externals;
 mod flat;
 mod lower;
 mod memory;

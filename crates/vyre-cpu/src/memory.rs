@@ -213,6 +213,48 @@ impl View {
         (index < self.len).then(|| unsafe { self.cell(index) })
     }
 
+    /// The bits of an element of so many bytes; zero past the end.
+    ///
+    /// # Safety
+    ///
+    /// The view is of elements of this width.
+    pub(crate) unsafe fn bits(&self, index: u32, width: usize) -> u64 {
+        if index >= self.len {
+            return 0;
+        }
+        match width {
+            // SAFETY: the index was just checked; the caller vouches for the width.
+            1 => u64::from(unsafe { self.load_u8(index) }),
+            // SAFETY: as above.
+            2 => u64::from(unsafe { self.load_u16(index) }),
+            // SAFETY: as above.
+            4 => u64::from(unsafe { self.load_u32(index) }),
+            // SAFETY: as above.
+            _ => unsafe { self.load_u64(index) },
+        }
+    }
+
+    /// Stores the bits of an element of so many bytes; nothing past the end.
+    ///
+    /// # Safety
+    ///
+    /// The view is of elements of this width, and of memory that may be written.
+    pub(crate) unsafe fn set_bits(&self, index: u32, width: usize, bits: u64) {
+        if index >= self.len {
+            return;
+        }
+        match width {
+            // SAFETY: the index was just checked; the caller vouches for the width.
+            1 => unsafe { self.store_u8(index, bits as u8) },
+            // SAFETY: as above.
+            2 => unsafe { self.store_u16(index, bits as u16) },
+            // SAFETY: as above.
+            4 => unsafe { self.store_u32(index, bits as u32) },
+            // SAFETY: as above.
+            _ => unsafe { self.store_u64(index, bits) },
+        }
+    }
+
     /// An element.
     ///
     /// # Safety

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use vyre_foundation::Program;
+use vyre_foundation::externals::Signature;
 
 use crate::buffer::Generation;
 
@@ -43,6 +45,18 @@ pub enum BackendError {
         program: String,
         /// The compiler's messages.
         log: String,
+    },
+    /// A program declares an external function that the backend does not have, or not with this signature.
+    #[error(
+        "program `{program}` declares the external function `{declared}`, and this backend has {available}; declare one of these, or give the backend this one"
+    )]
+    UnknownExternal {
+        /// The program's name.
+        program: String,
+        /// The function as declared.
+        declared: String,
+        /// What there is: the function of this name, if there is one, else the names of all.
+        available: String,
     },
     /// A wait ended before what it waited for.
     #[error("deadline of {after:?} passed waiting for {waited_for}; wait longer, or see why it hangs")]
@@ -101,6 +115,31 @@ impl BackendError {
                 | BackendError::Deadline { .. }
                 | BackendError::OutOfMemory { .. }
         )
+    }
+
+    /// The first external function of a program that is not among those a backend has.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::UnknownExternal`].
+    pub fn check_externals(program: &Program, available: &[Signature]) -> Result<(), BackendError> {
+        for declared in &program.externals {
+            if available.iter().any(|signature| signature.is(declared)) {
+                continue;
+            }
+            let same_name = available.iter().find(|signature| signature.name == declared.name);
+            let all = || available.iter().map(|signature| signature.name).collect::<Vec<_>>().join(", ");
+            return Err(BackendError::UnknownExternal {
+                program: program.name.clone(),
+                declared: declared.to_string(),
+                available: match same_name {
+                    Some(signature) => format!("`{signature}`"),
+                    None if available.is_empty() => "none".to_owned(),
+                    None => all(),
+                },
+            });
+        }
+        Ok(())
     }
 
     /// An [`BackendError::InvalidArgument`] from anything printable.

@@ -54,7 +54,8 @@ macro_rules! parts {
                 | Node::WorkgroupBarrier
                 | Node::GridBarrier
                 | Node::Trap(_)
-                | Node::Call { .. } => {}
+                | Node::Call { .. }
+                | Node::CallExternal(_) => {}
             }
         }
     };
@@ -179,5 +180,6 @@ fn without_blocks(node: &Node) -> Node {
         Node::Call { results, function, args } => {
             Node::Call { results: results.clone(), function: *function, args: args.clone() }
         }
+        Node::CallExternal(call) => Node::CallExternal(call.clone()),
     }
 }

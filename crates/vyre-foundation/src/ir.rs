@@ -11,11 +11,10 @@
 //! `{:?}` recurse: they are for what is no deeper than [`MAX_DEPTH`](crate::wire::MAX_DEPTH), as everything is
 //! that was validated, parsed or decoded.
 //!
-//! Absent on purpose, with their place kept: external functions (a [`Function`] without a body, one
-//! implementation per backend); the wire form has a form reserved for them.
-
+pub(crate) mod external;
 mod subgroup;
 
+pub use external::{External, ExternalBuffer, ExternalCall, ExternalId};
 pub use subgroup::{ReduceOp, Subgroup, SubgroupOp};
 
 use crate::types::{DataType, Literal, ScalarType};
@@ -43,6 +42,8 @@ pub struct Program {
     pub workgroup_size: [u32; 3],
     /// The memory the program touches; a dispatch binds them in this order, workgroup buffers left out.
     pub buffers: Vec<BufferDecl>,
+    /// External functions, which the backend must have, called or not.
+    pub externals: Vec<External>,
     /// Functions the entry, or one another, may call. Calls are acyclic.
     pub functions: Vec<Function>,
     /// Where an invocation starts. A [`ProgramKind::Kernel`] entry has no parameters and no results.
@@ -107,6 +108,30 @@ pub enum BufferAccess {
     Write,
     /// Loads, stores and atomics.
     ReadWrite,
+}
+
+impl BufferAccess {
+    /// Every access, in wire order.
+    pub const ALL: [BufferAccess; 3] = [BufferAccess::Read, BufferAccess::Write, BufferAccess::ReadWrite];
+
+    /// The name in the text form.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BufferAccess::Read => "read",
+            BufferAccess::Write => "write",
+            BufferAccess::ReadWrite => "read_write",
+        }
+    }
+
+    /// Whether it allows everything that `wanted` does.
+    pub const fn includes(self, wanted: BufferAccess) -> bool {
+        matches!(
+            (self, wanted),
+            (BufferAccess::ReadWrite, _)
+                | (BufferAccess::Read, BufferAccess::Read)
+                | (BufferAccess::Write, BufferAccess::Write)
+        )
+    }
 }
 
 /// A function, or the entry.
@@ -231,6 +256,9 @@ pub enum Node {
         /// One value for each parameter.
         args: Vec<Expr>,
     },
+    /// Calls an external function, once for the whole workgroup, with a workgroup barrier before and after. It
+    /// stands where one may.
+    CallExternal(ExternalCall),
 }
 
 /// One block of a [`Node::Switch`].

@@ -28,7 +28,8 @@
 //!   and digests.
 //! * [`validate()`]: the way from a [`Program`] to a [`ValidatedProgram`]; the module [`validate`](mod@validate)
 //!   lists what it holds. [`limits`] and [`names`] are the numbers and the rule it shares with parser and decoder.
-//! * [`semantics`]: what a program means, total for every operand.
+//! * [`semantics`]: what a program means, total for every operand. [`externals`]: functions that backends bring
+//!   along.
 //! * `arbitrary` and `filetest`, behind features of their names: generated programs and file tests, for
 //!   this crate's tests and those of backends.
 //!
@@ -44,6 +45,7 @@
 pub mod arbitrary;
 pub mod builder;
 mod depth;
+pub mod externals;
 #[cfg(feature = "filetest")]
 pub mod filetest;
 pub mod ir;
@@ -56,9 +58,10 @@ pub mod validate;
 pub mod wire;
 
 pub use ir::{
-    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, Expr, Function,
-    FunctionId, Granularity, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program, ProgramKind,
-    ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, UnaryOp, VarId,
+    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, Expr, External,
+    ExternalBuffer, ExternalCall, ExternalId, Function, FunctionId, Granularity, Local, MemoryOrdering,
+    MemoryScope, MemorySpace, Node, Program, ProgramKind, ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase,
+    UnaryOp, VarId,
 };
 pub use types::{DataType, Literal, ScalarType};
 pub use validate::{Facts, ValidatedProgram, ValidationErrors, validate};

@@ -21,10 +21,13 @@ pub const MAX_BUFFERS: usize = 512;
 /// Functions of a program, the entry left out.
 pub const MAX_FUNCTIONS: usize = 4096;
 
+/// External functions of a program.
+pub const MAX_EXTERNALS: usize = 64;
+
 /// Calls active at once, the entry left out.
 pub const MAX_CALL_DEPTH: usize = 64;
 
-/// Parameters of a function, and, counted apart, its results.
+/// Parameters of a function, and, counted apart, its results, and the buffers of an external one.
 pub const MAX_ARITY: usize = 64;
 
 /// Locals of a function, parameters included.

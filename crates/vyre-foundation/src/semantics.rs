@@ -32,6 +32,8 @@
 //!   it. **Grid barrier**: the same for all invocations of the dispatch. The validator lets no program depend
 //!   on who has left; only `trap(DEADLINE)` makes the difference, and a barrier does not wait for those it
 //!   ended.
+//! * **Calls of external functions** happen once for the workgroup, with a workgroup barrier before and after:
+//!   the function sees what all invocations wrote, all of them see what it wrote, and get its results.
 //! * **Subgroup operations** are as below. They wait for no other subgroup, and order no access to memory.
 //! * **Workgroup memory** is zero when a workgroup starts, and again for every item of an item program.
 //! * The outcome of an item of lane granularity is what its invocation returned, of workgroup granularity what

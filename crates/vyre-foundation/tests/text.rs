@@ -95,7 +95,7 @@ fn each_error_points_at_its_place() {
         ("x = 1u32;", "6:1: there is no local called `x`"),
         ("b[0u32] = 1u32;", "6:1: there is no buffer called `b`; declare it with `buffer`"),
         ("call f();", "6:6: there is no function called `f`"),
-        ("let x: u32 = 1u32;\n let x: u32 = 1u32;", "7:6: a local called `x` is already defined on line 6"),
+        ("let x: u32 = 1u32;\n let x: u32 = 1u32;", "7:6: the local `x` is already defined on line 6"),
         ("trap 1;", "6:6: expected a literal with its type, such as `7u32` or `1.5f32`, found `1`"),
         ("trap 1.f32;", "6:6: expected a literal with its type, such as `7u32` or `1.5f32`, found `1`"),
         ("trap 1u8;", "6:6: `1u8` is no literal: its type is not"),
@@ -121,7 +121,7 @@ fn each_error_points_at_its_place() {
         ("atomic add device strong data[0u32];", "6:19: expected an ordering"),
         ("atomic add device relaxed data[0u32];", "6:37: expected `,`, found `;`"),
         ("let (a, b, c) = call two(1u32, 2u32);", "6:12: expected a name with its type"),
-        ("let (a, b) = 1u32;", "6:14: expected `call`, found `1u32`"),
+        ("let (a, b) = 1u32;", "6:14: expected `call` or `call_external`, found `1u32`"),
         ("switch 1u32 { default {} case 1 {} }", "6:26: expected `case`, `default` or `}`, in this order"),
         ("switch 1u32 { case 1u32 {} }", "6:20: expected a case, a number without a type, found `1u32`"),
         ("for i of 0u32..1u32 {}", "6:7: expected `in`, found `of`"),
@@ -149,18 +149,21 @@ fn each_error_points_at_its_place() {
             "program p kernel workgroup(4294967296, 1, 1)",
             "1:28: `4294967296` is no literal: it is above 4294967295",
         ),
-        ("program p kernel workgroup(1, 1, 1)", "1:36: expected `buffer`, `fn` or `entry`, in this order"),
+        (
+            "program p kernel workgroup(1, 1, 1)",
+            "1:36: expected `buffer`, `external`, `fn` or `entry`, in this order",
+        ),
         (
             "program p kernel workgroup(1, 1, 1)\nbuffer b: global u32 read min 1\nbuffer b: global u32 read min 1",
-            "3:8: a buffer called `b` is already defined on line 2; rename one",
+            "3:8: the buffer `b` is already defined on line 2; rename one",
         ),
         (
             "program p kernel workgroup(1, 1, 1) buffer b: workgroup u32 read min 1",
             "1:66: expected `len`, found `min`",
         ),
-        ("program p kernel workgroup(1, 1, 1) fn f(x: u32, x: u32) {} entry {}", "1:50: a local called `x`"),
+        ("program p kernel workgroup(1, 1, 1) fn f(x: u32, x: u32) {} entry {}", "1:50: the local `x`"),
         ("program p kernel workgroup(1, 1, 1) fn f {} entry {}", "1:42: expected `(`, found `{`"),
-        ("program p kernel workgroup(1, 1, 1) fn f() {} fn f() {} entry {}", "1:50: a function called `f`"),
+        ("program p kernel workgroup(1, 1, 1) fn f() {} fn f() {} entry {}", "1:50: the function `f`"),
     ] {
         match parse(text) {
             Ok(_) => panic!("{text}: accepted"),

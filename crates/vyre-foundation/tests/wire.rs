@@ -20,6 +20,7 @@ fn program(body: Vec<Node>) -> Program {
         kind: ProgramKind::Kernel,
         workgroup_size: [64, 1, 1],
         buffers: vec![],
+        externals: vec![],
         functions: vec![],
         entry: function("entry", body),
     }
@@ -78,11 +79,14 @@ fn tags_are_pinned() {
     let every_tag = vyre_foundation::text::parse(text).expect("a program");
     let text = include_str!("files/print/subgroup_tags.vir");
     let subgroup_tags = vyre_foundation::text::parse(text).expect("a program");
+    let text = include_str!("files/print/external_tags.vir");
+    let external_tags = vyre_foundation::text::parse(text).expect("a program");
     let kinds = [ProgramKind::Item(Granularity::Lane), ProgramKind::Item(Granularity::Workgroup)]
         .map(|kind| Program { kind, ..program(vec![]) });
     for (program, digest) in [
         (&every_tag, "04f592202bc85145d0400d20c9408a88cc38d1573617665a9f6e0f647a2bd196"),
         (&subgroup_tags, "1809b26aae8e0bce4946ec2c45232cded29b3c909c82e5efb64e5601886895c7"),
+        (&external_tags, "ecb8b8c6351aa31bde2439393b27abc918c4ada5a1ac706b1fd395a407ee0c34"),
         (&kinds[0], "2e423f874af2a72d4d653afecb9465a8ddeb4ddd2ba8324629aea51606bc41af"),
         (&kinds[1], "615d45e3a6bafa4ae1dbea625c98f3692a769b10bb008b906c90ff7bd862080f"),
     ] {
@@ -136,7 +140,7 @@ fn each_refusal_says_where() {
         ("truth value", tail(1, &[2]), &format!("0x02 at offset {} is no truth value", end - 1)),
         ("literal", tail(2, &[9]), &format!("0x09 at offset {} is no literal", end - 2)),
         ("subgroup", tail(3, &[0x40]), &format!("0x40 at offset {} is no expression", end - 3)),
-        ("node", tail(4, &[0x41]), &format!("0x41 at offset {} is no node", end - 4)),
+        ("node", tail(4, &[0x42]), &format!("0x42 at offset {} is no node", end - 4)),
         ("count", tail(8, &[255; 4]), "needs 4294967295 bytes, but 0 remain"),
         ("trailing", tail(0, &[0, 0]), &format!("2 bytes follow the program, which ends at offset {end}")),
         ("name length", b"VYIR\x01\0\xff\xff\xff\xff".to_vec(), "needs 4294967295 bytes, but 0 remain"),

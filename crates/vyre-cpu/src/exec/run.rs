@@ -30,6 +30,8 @@ pub(crate) enum Exit {
     WorkgroupBarrier,
     /// It waits for the others of the dispatch.
     GridBarrier,
+    /// It waits for the others of its workgroup, and then for a call of an external function.
+    External(u32),
 }
 
 /// Executes a wave from where it is until it ends or suspends itself. Lanes that are told to stop trap with
@@ -184,6 +186,7 @@ fn execute<const W: usize>(wave: &mut Wave<W>, env: &Env<'_>, poll: &mut Poll<'_
             }
             Code::WorkgroupBarrier => break Exit::WorkgroupBarrier,
             Code::GridBarrier => break Exit::GridBarrier,
+            Code::External => break Exit::External(inst.t),
             Code::End => break Exit::Ended,
 
             Code::LocalId

@@ -156,6 +156,11 @@ impl<const W: usize> Wave<W> {
         }
     }
 
+    /// The lowest active lane.
+    pub(crate) fn first_active(&self) -> Option<usize> {
+        (self.active != 0).then(|| self.active.trailing_zeros() as usize)
+    }
+
     fn fill(&mut self, place: Place, value: u64) {
         match place {
             Place::Mask(register) => {

@@ -3,9 +3,11 @@
 use std::iter;
 use std::sync::Arc;
 
-use vyre_foundation::{MemorySpace, ProgramKind};
+use vyre_foundation::semantics::zero;
+use vyre_foundation::{Literal, MemorySpace, ProgramKind, ScalarType};
 
 use super::{Env, Exit, Poll, Wave, run};
+use crate::externals::ExternalView;
 use crate::flat::{Flat, Place};
 use crate::memory::{Keep, Memory, View};
 
@@ -131,6 +133,7 @@ impl<const W: usize> Workgroup<W> {
         let progress = loop {
             let mut waiting = false;
             let mut at_grid_barrier = false;
+            let mut external = None;
             for (index, (wave, ended)) in self.waves.iter_mut().zip(&mut self.ended).enumerate() {
                 if *ended {
                     continue;
@@ -141,6 +144,10 @@ impl<const W: usize> Workgroup<W> {
                     Exit::Ended => *ended = true,
                     Exit::WorkgroupBarrier => waiting = true,
                     Exit::GridBarrier => at_grid_barrier = true,
+                    Exit::External(call) => {
+                        waiting = true;
+                        external = Some(call);
+                    }
                 }
             }
             // Barriers are uniform in a valid program, so waves never wait at different ones.
@@ -151,8 +158,60 @@ impl<const W: usize> Workgroup<W> {
             } else if poll.stopped(u32::MAX) != 0 {
                 break Progress::Stopped;
             }
+            if let Some(call) = external {
+                self.call(call);
+            }
         };
         (progress, first_trap(&self.waves))
+    }
+}
+
+impl<const W: usize> Workgroup<W> {
+    /// Calls an external function for which all waves wait. Those whose lanes were ended by a deadline have
+    /// nothing to say about the arguments.
+    fn call(&mut self, call: u32) {
+        let flat = Arc::clone(&self.flat);
+        let Some(call) = flat.calls.get(call as usize) else { return };
+        let Some(external) = flat.externals.get(call.external) else { return };
+        let present = |(wave, ended): (&Wave<W>, &bool)| {
+            wave.first_active().filter(|_| !ended).map(|lane| {
+                let arg = |&(place, ty)| literal(ty, wave.get(place, lane));
+                call.args.iter().map(arg).collect::<Vec<_>>()
+            })
+        };
+        let Some(args) = self.waves.iter().zip(&self.ended).find_map(present) else { return };
+        let buffers: Vec<ExternalView<'_>> = call
+            .buffers
+            .iter()
+            .zip(external.signature().buffers)
+            .filter_map(|(&index, declared)| {
+                Some(ExternalView::new(self.views.get(index)?, flat.buffers.get(index)?, declared.access))
+            })
+            .collect();
+        let mut results = external.call(&args, &buffers).into_iter();
+        for &(place, ty) in &call.results {
+            let value = results.next().filter(|value| value.ty() == ty).unwrap_or(zero(ty));
+            self.waves.iter_mut().for_each(|wave| wave.set_lanes(place, iter::repeat(bits(value))));
+        }
+    }
+}
+
+fn literal(ty: ScalarType, bits: u64) -> Literal {
+    match ty {
+        ScalarType::Bool => Literal::Bool(bits & 1 != 0),
+        ScalarType::U32 => Literal::U32(bits as u32),
+        ScalarType::I32 => Literal::I32(bits as i32),
+        ScalarType::U64 => Literal::U64(bits),
+        ScalarType::F32 => Literal::F32(bits as u32),
+    }
+}
+
+fn bits(value: Literal) -> u64 {
+    match value {
+        Literal::Bool(v) => u64::from(v),
+        Literal::U32(v) | Literal::F32(v) => u64::from(v),
+        Literal::I32(v) => u64::from(v as u32),
+        Literal::U64(v) => v,
     }
 }
 

@@ -224,6 +224,8 @@ pub(crate) enum Code {
     WorkgroupBarrier,
     /// Suspends the wave.
     GridBarrier,
+    /// Suspends the wave for call t of an external function.
+    External,
     /// Ends the wave.
     End,
 }
@@ -258,6 +260,8 @@ pub(crate) enum Extra {
     Atomic,
     /// A [`CombineWord`].
     Combine,
+    /// A call of an external function.
+    Call,
 }
 
 impl Code {
@@ -311,7 +315,7 @@ impl Code {
             CombineL => [L, L, N, N],
             Ballot => [L, M, N, N],
             Any | All => [M, M, N, N],
-            Jump | JumpIfNone | EndLanes | WorkgroupBarrier | GridBarrier | End => [N, N, N, N],
+            Jump | JumpIfNone | External | EndLanes | WorkgroupBarrier | GridBarrier | End => [N, N, N, N],
             If => [M, M, N, N],
             IfElse => [M, M, M, N],
             Else | LoopBack => [N, N, M, N],
@@ -332,6 +336,7 @@ impl Code {
             AtomicLoadW | AtomicLoadL | AtomicStoreW | AtomicStoreL | RmwW | RmwL | CompareExchangeW
             | CompareExchangeL => Extra::Atomic,
             CombineW | CombineL => Extra::Combine,
+            External => Extra::Call,
             _ => Extra::None,
         };
         (fields, extra)

@@ -15,7 +15,11 @@
 
 mod code;
 
-use vyre_foundation::{BufferDecl, ProgramKind};
+use std::sync::Arc;
+
+use vyre_foundation::{BufferDecl, ProgramKind, ScalarType};
+
+use crate::externals::ExternalFunction;
 
 pub(crate) use code::{AtomicWord, Code, CombineWord, Extent, Extra, Field, Inst, load_code, store_code};
 
@@ -40,6 +44,19 @@ impl SwitchTable {
     }
 }
 
+/// A call of an external function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExternalCall {
+    /// Which of the program's external functions.
+    pub(crate) external: usize,
+    /// Registers of the scalars, in order.
+    pub(crate) args: Vec<(Place, ScalarType)>,
+    /// The program's buffers that it is given.
+    pub(crate) buffers: Vec<usize>,
+    /// Registers of the results, in order.
+    pub(crate) results: Vec<(Place, ScalarType)>,
+}
+
 /// A compiled program.
 #[derive(Clone, Debug)]
 pub(crate) struct Flat {
@@ -55,6 +72,10 @@ pub(crate) struct Flat {
     pub(crate) code: Vec<Inst>,
     /// The switch tables.
     pub(crate) tables: Vec<SwitchTable>,
+    /// The external functions, in the order of the program's declarations.
+    pub(crate) externals: Vec<Arc<dyn ExternalFunction>>,
+    /// The calls of them.
+    pub(crate) calls: Vec<ExternalCall>,
     /// Where a wave starts.
     pub(crate) start: u32,
     /// How many registers of each file a wave needs.
@@ -117,7 +138,9 @@ impl Flat {
         let constants_hold = self.word_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.words)
             && self.long_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.longs)
             && self.mask_constants.iter().all(|&(r, _)| usize::from(r) < self.registers.masks);
-        let places_hold = self.params.iter().chain(&self.results).all(|&place| match place {
+        let calls = self.calls.iter().flat_map(|call| call.args.iter().chain(&call.results));
+        let places = self.params.iter().chain(&self.results).chain(calls.map(|(place, _)| place));
+        let places_hold = places.copied().all(|place| match place {
             Place::Word(r) => usize::from(r) < self.registers.words,
             Place::Long(r) => usize::from(r) < self.registers.longs,
             Place::Mask(r) => usize::from(r) < self.registers.masks,
@@ -149,6 +172,7 @@ impl Flat {
             || (1..4).all(|source| fields[source] != fields[0] || values[source] != inst.d);
         let reaches = match extra {
             Extra::None | Extra::Combine => true,
+            Extra::Call => (inst.t as usize) < self.calls.len(),
             Extra::Target => (inst.t as usize) < self.code.len(),
             Extra::Table => (inst.t as usize) < self.tables.len(),
             Extra::Atomic => AtomicWord::unpack(inst.t).buffer < self.buffers.len(),
@@ -184,6 +208,13 @@ mod tests {
             }],
             code: vec![inst, end],
             tables: vec![SwitchTable { cases: vec![(5, 1), (9, 0)], default: 1, end: 1 }],
+            externals: Vec::new(),
+            calls: vec![ExternalCall {
+                external: 0,
+                args: vec![(Place::Long(1), ScalarType::U64)],
+                buffers: vec![0],
+                results: Vec::new(),
+            }],
             start: 0,
             registers: Registers { words: 3, longs: 2, masks: 2 },
             word_constants: vec![(2, 7)],
@@ -226,12 +257,15 @@ mod tests {
             (Inst::new(SwitchNext, 0, 0, 0, 0).with(1), false),
             (Inst::new(RmwW, 0, 1, 2, 0).with(atomic(0)), true),
             (Inst::new(RmwW, 0, 1, 2, 0).with(atomic(1)), false),
+            (Inst::new(External, 0, 0, 0, 0).with(0), true),
+            (Inst::new(External, 0, 0, 0, 0).with(1), false),
         ];
         for (inst, holds) in cases {
             assert_eq!(flat(inst).verified().is_ok(), holds, "{inst:?}");
         }
         let nothing = Inst::new(MovM, 0, 1, 0, 0);
-        let broken: [fn(&mut Flat); 6] = [
+        let broken: [fn(&mut Flat); 7] = [
+            |flat| flat.calls.iter_mut().for_each(|call| call.args.push((Place::Mask(2), ScalarType::Bool))),
             |flat| flat.code.truncate(1),
             |flat| flat.start = 2,
             |flat| flat.tables.iter_mut().for_each(|table| table.end = 2),

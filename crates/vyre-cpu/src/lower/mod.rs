@@ -15,6 +15,7 @@ mod registers;
 mod subgroup;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use vyre_foundation::{
     Axis, BufferId, Builtin, DataType, Function, FunctionId, Literal, Program, ScalarType, ValidatedProgram,
@@ -22,7 +23,8 @@ use vyre_foundation::{
 };
 
 use crate::exec::MAX_WIDTH;
-use crate::flat::{Code, Flat, Inst, Malformed, Place, Registers, SwitchTable};
+use crate::externals::ExternalFunction;
+use crate::flat::{Code, ExternalCall, Flat, Inst, Malformed, Place, Registers, SwitchTable};
 use registers::{File, Files, POOL_FIRST};
 
 /// A mask register that always holds every lane.
@@ -76,6 +78,7 @@ struct Lowering<'p> {
     program: &'p Program,
     code: Vec<Inst>,
     tables: Vec<SwitchTable>,
+    calls: Vec<ExternalCall>,
     pool: HashMap<Pooled, u16>,
     pool_sizes: Files,
     functions: HashMap<FunctionId, Lowered>,
@@ -104,13 +107,17 @@ struct Frame<'p> {
     may_trap: bool,
 }
 
-/// Compiles a program.
-pub(crate) fn lower(validated: &ValidatedProgram) -> Result<Flat, LowerError> {
+/// Compiles a program whose external functions, in the order of its declarations, are these.
+pub(crate) fn lower(
+    validated: &ValidatedProgram,
+    externals: Vec<Arc<dyn ExternalFunction>>,
+) -> Result<Flat, LowerError> {
     let program = validated.program();
     let mut lowering = Lowering {
         program,
         code: Vec::new(),
         tables: Vec::new(),
+        calls: Vec::new(),
         pool: HashMap::new(),
         pool_sizes: Files::default(),
         functions: HashMap::new(),
@@ -127,7 +134,7 @@ pub(crate) fn lower(validated: &ValidatedProgram) -> Result<Flat, LowerError> {
         lowering.functions.insert(id, lowered);
     }
     let entry = lowering.function(&program.entry, true)?;
-    lowering.finish(entry)
+    lowering.finish(entry, externals)
 }
 
 impl<'p> Lowering<'p> {
@@ -188,7 +195,11 @@ impl<'p> Lowering<'p> {
     }
 
     /// Emits what fills the pool, then puts the pool behind the frames.
-    fn finish(mut self, entry: Lowered) -> Result<Flat, LowerError> {
+    fn finish(
+        mut self,
+        entry: Lowered,
+        externals: Vec<Arc<dyn ExternalFunction>>,
+    ) -> Result<Flat, LowerError> {
         let start = self.here();
         let mut prologue: Vec<Inst> = Vec::new();
         for (&pooled, &register) in &self.pool {
@@ -228,6 +239,8 @@ impl<'p> Lowering<'p> {
             buffers: self.program.buffers.clone(),
             code: self.code,
             tables: self.tables,
+            externals,
+            calls: self.calls,
             start,
             registers: Registers {
                 words: relocation.total(File::Word),

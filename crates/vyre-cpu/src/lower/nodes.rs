@@ -12,7 +12,7 @@ use vyre_foundation::{
 };
 
 use super::{ALL_LANES, Frame, LowerError, Lowering, Pooled};
-use crate::flat::{AtomicWord, Code, Inst, Place, SwitchTable, store_code};
+use crate::flat::{AtomicWord, Code, ExternalCall, Inst, Place, SwitchTable, store_code};
 
 /// An open loop.
 #[derive(Clone, Copy, Debug)]
@@ -157,8 +157,38 @@ impl<'p> Lowering<'p> {
                     frame.define(*var, place)?;
                 }
             }
+            Node::CallExternal(call) => self.call_external(frame, call)?,
         }
         Ok(Flow::Continues)
+    }
+
+    fn call_external(
+        &mut self,
+        frame: &mut Frame<'p>,
+        call: &vyre_foundation::ExternalCall,
+    ) -> Result<(), LowerError> {
+        self.suspends = true;
+        let mut results = Vec::new();
+        for &var in &call.results {
+            let ty = frame.local_type(var)?;
+            let place = frame.registers.place(ty)?;
+            frame.define(var, place)?;
+            results.push((place, ty));
+        }
+        let mark = frame.registers.mark();
+        let mut args = Vec::new();
+        for arg in &call.args {
+            let ty = self.type_of(frame, arg)?;
+            let place = frame.registers.place(ty)?;
+            self.expr_into(frame, arg, place)?;
+            args.push((place, ty));
+        }
+        let at = self.calls.len() as u32;
+        let buffers = call.buffers.iter().map(|buffer| buffer.0 as usize).collect();
+        self.calls.push(ExternalCall { external: call.external.0 as usize, args, buffers, results });
+        self.push(Inst::new(Code::External, 0, 0, 0, 0).with(at));
+        frame.registers.release(mark);
+        Ok(())
     }
 
     fn copy(&mut self, to: Place, from: Place) {

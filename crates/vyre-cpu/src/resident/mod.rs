@@ -76,10 +76,11 @@ impl Pipeline {
         if spec.worker_groups == 0 {
             return Err(BackendError::invalid("worker_groups", 0, "at least one"));
         }
+        let workgroup = spec.workgroup.as_ref().map(|program| compile(&inner, program));
         Ok(Pipeline {
+            lane: Arc::new(compile(&inner, &spec.lane)?),
+            workgroup: workgroup.transpose()?.map(Arc::new),
             inner,
-            lane: Arc::new(compile(&spec.lane)?),
-            workgroup: spec.workgroup.as_ref().map(compile).transpose()?.map(Arc::new),
             workgroup_opcodes: spec.workgroup_opcodes.clone(),
             worker_groups: spec.worker_groups,
         })

@@ -229,6 +229,7 @@ impl Invocation<'_> {
             Node::WorkgroupBarrier => self.group.barrier.wait(),
             Node::GridBarrier => self.everybody.wait(),
             Node::Trap(code) => return Err(Leave::Trap(self.u32(locals, code))),
+            Node::CallExternal(_) => panic!("arbitrary programs have no external functions"),
             Node::Call { results, function, args } => {
                 let args = args.iter().map(|arg| self.eval(locals, arg)).collect();
                 let callee = &self.program.functions[function.0 as usize];

@@ -15,7 +15,8 @@
 //! looked at; `stage` buffers are as `own` before the last grid barrier, and only read, by all, behind it;
 //! `shared` memory is written and read in turns, with barriers in between. Subgroup operations touch none.
 //!
-//! Absent on purpose: racing programs, whose outcomes are many, and programs that the validator refuses.
+//! Absent on purpose: racing programs, whose outcomes are many, external functions, which only some backends
+//! have, and programs that the validator refuses.
 
 mod expressions;
 mod statements;

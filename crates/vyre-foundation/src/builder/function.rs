@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::value::{Buffer, Value, Values, Var};
 use crate::ir::{
-    Atomic, AtomicOp, Expr, Function, FunctionId, Local, MemoryOrdering, MemoryScope, MemorySpace, Node,
-    ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId,
+    Atomic, AtomicOp, Expr, External, ExternalCall, ExternalId, Function, FunctionId, Local, MemoryOrdering,
+    MemoryScope, MemorySpace, Node, ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId,
 };
 use crate::limits::MAX_NAME_LEN;
 use crate::types::ScalarType;
@@ -35,6 +35,23 @@ impl FunctionHandle {
     /// Its place among the program's functions.
     pub fn id(&self) -> FunctionId {
         self.id
+    }
+}
+
+/// An external function as calls refer to it.
+#[derive(Clone, Debug)]
+pub struct ExternalHandle {
+    id: ExternalId,
+    name: Arc<str>,
+    params: Arc<[ScalarType]>,
+    results: Arc<[ScalarType]>,
+}
+
+impl ExternalHandle {
+    pub(super) fn new(id: ExternalId, external: &External) -> ExternalHandle {
+        let External { name, params, results, .. } = external;
+        let (params, results) = (params.as_slice().into(), results.as_slice().into());
+        ExternalHandle { id, name: name.as_str().into(), params, results }
     }
 }
 
@@ -276,6 +293,25 @@ impl FunctionBuilder {
     /// The value of the lane that each invocation chooses, a `u32`.
     pub fn subgroup_shuffle(&mut self, value: impl Into<Value>, lane: impl Into<Value>) -> Var {
         self.subgroup(SubgroupOp::Shuffle(lane.into().fit(ScalarType::U32).into_expr()), value)
+    }
+
+    /// Calls an external function, once for the workgroup; its results are new locals, named after it.
+    pub fn call_external(
+        &mut self,
+        external: &ExternalHandle,
+        args: impl Values,
+        buffers: impl IntoIterator<Item = Buffer>,
+    ) -> Vec<Var> {
+        let args = fit_each(args, &external.params);
+        let results: Vec<Var> =
+            external.results.iter().map(|&ty| self.local(&external.name, ty, false)).collect();
+        self.push(Node::CallExternal(ExternalCall {
+            external: external.id,
+            args,
+            buffers: buffers.into_iter().map(|buffer| buffer.id).collect(),
+            results: results.iter().map(|var| var.id).collect(),
+        }));
+        results
     }
 
     /// Any atomic access. The result is a new local, `None` for a store.

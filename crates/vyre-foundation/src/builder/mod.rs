@@ -34,6 +34,6 @@ mod operators;
 mod program;
 mod value;
 
-pub use function::{FunctionBuilder, FunctionHandle, SwitchBuilder};
+pub use function::{ExternalHandle, FunctionBuilder, FunctionHandle, SwitchBuilder};
 pub use program::ProgramBuilder;
 pub use value::{Buffer, Operand, Value, Values, Var};

@@ -1,9 +1,10 @@
 //! Programs under construction.
 
-use super::function::{FunctionBuilder, FunctionHandle};
+use super::function::{ExternalHandle, FunctionBuilder, FunctionHandle};
 use super::value::{Buffer, Var};
 use crate::ir::{
-    BufferAccess, BufferDecl, BufferId, Function, FunctionId, Granularity, MemorySpace, Program, ProgramKind,
+    BufferAccess, BufferDecl, BufferId, External, ExternalId, Function, FunctionId, Granularity, MemorySpace,
+    Program, ProgramKind,
 };
 use crate::types::{DataType, ScalarType};
 use crate::validate::{ValidatedProgram, ValidationErrors, validate};
@@ -34,6 +35,7 @@ impl ProgramBuilder {
                 kind,
                 workgroup_size: [1, 1, 1],
                 buffers: Vec::new(),
+                externals: Vec::new(),
                 functions: Vec::new(),
                 entry: FunctionBuilder::new("main").finish(),
             },
@@ -59,6 +61,13 @@ impl ProgramBuilder {
         let id = BufferId(self.program.buffers.len() as u32);
         self.program.buffers.push(BufferDecl { name: name.into(), space, element, access, len });
         Buffer { id, element, space }
+    }
+
+    /// Declares an external function.
+    pub fn external(&mut self, external: External) -> ExternalHandle {
+        let handle = ExternalHandle::new(ExternalId(self.program.externals.len() as u32), &external);
+        self.program.externals.push(external);
+        handle
     }
 
     /// Adds a function; the closure gets its parameters.

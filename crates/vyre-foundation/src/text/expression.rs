@@ -207,7 +207,7 @@ impl Parser<'_> {
         self.above(height, expr.ok_or_else(|| self.expected("other operands"))?)
     }
 
-    fn buffer_name(&mut self) -> Result<BufferId> {
+    pub(super) fn buffer_name(&mut self) -> Result<BufferId> {
         let name = self.name()?;
         self.buffers.resolve(name)
     }

@@ -125,7 +125,7 @@ pub enum ParseProblem {
         hint: &'static str,
     },
     /// A name borne twice.
-    #[error("a {what} called `{name}` is already defined on line {line}; rename one")]
+    #[error("the {what} `{name}` is already defined on line {line}; rename one")]
     Duplicate {
         /// What bears it.
         what: &'static str,

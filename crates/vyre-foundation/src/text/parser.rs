@@ -6,7 +6,8 @@ use super::source_map::{Lines, SourceMap};
 use super::words::Words;
 use super::{ENTRY_NAME, ParseError, ParseProblem};
 use crate::ir::{
-    BufferDecl, BufferId, Function, FunctionId, Local, MemorySpace, Program, ProgramKind, VarId,
+    BufferDecl, BufferId, External, ExternalBuffer, ExternalId, Function, FunctionId, Local, MemorySpace,
+    Program, ProgramKind, VarId,
 };
 use crate::names::check_name;
 use crate::types::ScalarType;
@@ -65,6 +66,8 @@ pub(super) struct Parser<'t> {
     pub(super) statements: u32,
     pub(super) buffers: Names<'t, BufferId>,
     pub(super) buffer_decls: Vec<BufferDecl>,
+    pub(super) externals: Names<'t, ExternalId>,
+    pub(super) external_decls: Vec<External>,
     pub(super) functions: Names<'t, FunctionId>,
     /// Results of every function, those not parsed yet included.
     pub(super) function_results: Vec<Vec<ScalarType>>,
@@ -83,6 +86,8 @@ impl<'t> Parser<'t> {
             statements: 0,
             buffers: Names::new("buffer", "; declare it with `buffer` before the functions"),
             buffer_decls: Vec::new(),
+            externals: Names::new("external function", "; declare it with `external` before the functions"),
+            external_decls: Vec::new(),
             functions: Names::new("function", ""),
             function_results: Vec::new(),
             locals: Names::new("local", " defined above"),
@@ -109,6 +114,10 @@ impl<'t> Parser<'t> {
             map.buffers.push(self.line());
             self.buffer()?;
         }
+        while self.at_word("external") {
+            map.externals.push(self.line());
+            self.external()?;
+        }
         self.signatures()?;
         let mut functions = Vec::new();
         while self.at_word("fn") {
@@ -119,7 +128,7 @@ impl<'t> Parser<'t> {
             map.functions.push(std::mem::take(&mut self.lines));
         }
         if !self.at_word("entry") {
-            return Err(self.expected("`buffer`, `fn` or `entry`, in this order"));
+            return Err(self.expected("`buffer`, `external`, `fn` or `entry`, in this order"));
         }
         self.lines = Lines::at(self.line());
         self.next();
@@ -130,8 +139,8 @@ impl<'t> Parser<'t> {
         if self.kind_of_token() != TokenKind::End {
             return Err(self.expected("the end of the text: the entry comes last"));
         }
-        let buffers = self.buffer_decls;
-        Ok((Program { name, kind, workgroup_size: [x, y, z], buffers, functions, entry }, map))
+        let (buffers, externals) = (self.buffer_decls, self.external_decls);
+        Ok((Program { name, kind, workgroup_size: [x, y, z], buffers, externals, functions, entry }, map))
     }
 
     fn kind(&mut self) -> Result<ProgramKind> {
@@ -159,6 +168,24 @@ impl<'t> Parser<'t> {
         self.buffers.define(name, BufferId(self.buffer_decls.len() as u32))?;
         let name = name.text.to_owned();
         self.buffer_decls.push(BufferDecl { name, space, element, access, len });
+        Ok(())
+    }
+
+    fn external(&mut self) -> Result<()> {
+        self.next();
+        let name = self.name()?;
+        let (mut params, mut buffers) = (Vec::new(), Vec::new());
+        self.symbol("(")?;
+        self.list(")", |p| p.any_word().map(|ty| params.push(ty)))?;
+        self.word("buffers")?;
+        self.symbol("(")?;
+        self.list(")", |p| {
+            buffers.push(ExternalBuffer { element: p.any_word()?, access: p.any_word()? });
+            Ok(())
+        })?;
+        let results = self.results()?;
+        self.externals.define(name, ExternalId(self.external_decls.len() as u32))?;
+        self.external_decls.push(External { name: name.text.to_owned(), params, buffers, results });
         Ok(())
     }
 

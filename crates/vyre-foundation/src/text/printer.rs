@@ -2,9 +2,10 @@
 
 use super::statement::vote_type;
 use super::words::{Level, Words, bitcast_word, builtin_words};
+use crate::ir::external::write_signature;
 use crate::ir::{
-    Atomic, AtomicOp, BinaryOp, BufferDecl, BufferId, Expr, Function, FunctionId, Local, MemorySpace, Node,
-    Program, ProgramKind, Subgroup, SubgroupOp, UnaryOp, VarId,
+    Atomic, AtomicOp, BinaryOp, BufferDecl, BufferId, Expr, ExternalCall, Function, FunctionId, Local,
+    MemorySpace, Node, Program, ProgramKind, Subgroup, SubgroupOp, UnaryOp, VarId,
 };
 use crate::names::check_name;
 use crate::types::{Literal, ScalarType};
@@ -20,6 +21,12 @@ pub(super) fn print(program: &Program) -> String {
     let mut text = format!("program {} {kind} workgroup({x}, {y}, {z})\n", name(&program.name));
     for buffer in &program.buffers {
         text.push_str(&declaration(buffer));
+    }
+    for external in &program.externals {
+        text.push_str(&format!("external {}", name(&external.name)));
+        // Writing to a string does not fail.
+        let _ = write_signature(&mut text, &external.params, &external.buffers, &external.results);
+        text.push('\n');
     }
     for function in &program.functions {
         text.push_str("\nfn ");
@@ -241,6 +248,7 @@ impl<'p> FunctionPrinter<'p> {
                 self.line(&format!("trap {code};"));
             }
             Node::Call { results, function, args } => self.call(results, *function, args),
+            Node::CallExternal(call) => self.call_external(call),
         }
     }
 
@@ -308,14 +316,30 @@ impl<'p> FunctionPrinter<'p> {
         let callee = self.program.functions.get(function.0 as usize);
         let types = callee.map(|function| function.results.as_slice()).unwrap_or_default();
         let callee = callee.map_or_else(|| format!("?fn{}", function.0), |function| name(&function.name));
+        let head = self.results(results, types);
+        self.line(&format!("{head}call {callee}({args});"));
+    }
+
+    fn call_external(&mut self, call: &ExternalCall) {
+        let args = list(&call.args, |arg| self.expr(arg));
+        let buffers = list(&call.buffers, |buffer| self.buffer(*buffer));
+        let callee = self.program.externals.get(call.external.0 as usize);
+        let types = callee.map(|external| external.results.as_slice()).unwrap_or_default();
+        let unknown = || format!("?external{}", call.external.0);
+        let callee = callee.map_or_else(unknown, |external| name(&external.name));
+        let head = self.results(&call.results, types);
+        self.line(&format!("{head}call_external {callee}({args}) buffers({buffers});"));
+    }
+
+    /// What stands before a call that defines locals.
+    fn results(&mut self, results: &[VarId], types: &[ScalarType]) -> String {
         let types = types.iter().copied().map(Some).chain(std::iter::repeat(None));
         let bindings = list(results.iter().zip(types), |(var, ty)| self.binding(*var, ty));
-        let head = match results.len() {
+        match results.len() {
             0 => String::new(),
             1 => format!("let {bindings} = "),
             _ => format!("let ({bindings}) = "),
-        };
-        self.line(&format!("{head}call {callee}({args});"));
+        }
     }
 
     /// `let x: u32` or `var x: u32`.

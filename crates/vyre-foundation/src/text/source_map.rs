@@ -9,6 +9,7 @@ use crate::wire::MAX_DEPTH;
 pub struct SourceMap {
     pub(super) program: u32,
     pub(super) buffers: Vec<u32>,
+    pub(super) externals: Vec<u32>,
     pub(super) functions: Vec<Lines>,
     pub(super) entry: Lines,
 }
@@ -40,6 +41,10 @@ impl SourceMap {
             Location::Buffer(name) => {
                 let index = program.buffers.iter().position(|buffer| buffer.name == *name)?;
                 self.buffers.get(index).copied()
+            }
+            Location::External(name) => {
+                let index = program.externals.iter().position(|external| external.name == *name)?;
+                self.externals.get(index).copied()
             }
             Location::Function { entry, name, path } => {
                 let (function, lines) = if *entry {

@@ -4,7 +4,9 @@ use super::ParseProblem;
 use super::lexer::TokenKind;
 use super::parser::{Name, Parser, Result};
 use super::words::Words;
-use crate::ir::{Atomic, AtomicOp, Expr, Node, ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId};
+use crate::ir::{
+    Atomic, AtomicOp, Expr, ExternalCall, Node, ReduceOp, RmwOp, Subgroup, SubgroupOp, SwitchCase, VarId,
+};
 use crate::types::ScalarType;
 use crate::wire::MAX_DEPTH;
 
@@ -57,6 +59,10 @@ impl<'t> Parser<'t> {
             "let" | "var" => self.definition()?,
             "atomic" => self.atomic(None)?,
             "call" => self.call(Vec::new())?,
+            // No reserved word either: another one behind it makes it a call.
+            "call_external" if matches!(self.second(), TokenKind::Word(_)) => {
+                self.call_external(Vec::new())?
+            }
             "return" => self.return_values()?,
             "trap" => {
                 self.next();
@@ -162,7 +168,7 @@ impl<'t> Parser<'t> {
             let mut results = Vec::new();
             self.list(")", |p| p.defined(mutable).map(|result| results.push(result)))?;
             self.symbol("=")?;
-            return self.call(results);
+            return if self.at_word("call") { self.call(results) } else { self.call_external(results) };
         }
         let local = self.defined(mutable)?;
         if !self.at_symbol("=") {
@@ -175,9 +181,14 @@ impl<'t> Parser<'t> {
         if self.at_word("atomic") {
             return self.atomic(Some(local));
         }
-        // The word is not reserved: elsewhere it may be a name, and a dot makes it a builtin.
-        if self.at_word("subgroup") && matches!(self.second(), TokenKind::Word(_)) {
-            return self.subgroup(local);
+        // These words are not reserved: elsewhere they may be names, and a dot makes one a builtin.
+        if matches!(self.second(), TokenKind::Word(_)) {
+            if self.at_word("subgroup") {
+                return self.subgroup(local);
+            }
+            if self.at_word("call_external") {
+                return self.call_external(vec![local]);
+            }
         }
         // The value comes first: it cannot be made of what it defines.
         let value = self.expr()?;
@@ -285,9 +296,31 @@ impl<'t> Parser<'t> {
         let mut args = Vec::new();
         self.list(")", |p| p.expr().map(|arg| args.push(arg)))?;
         let types = self.function_results.get(function.0 as usize).cloned().unwrap_or_default();
+        Ok(Node::Call { results: self.define_all(results, types)?, function, args })
+    }
+
+    fn call_external(&mut self, results: Vec<Definition<'t>>) -> Result<Node> {
+        if !self.take_word("call_external") {
+            return Err(self.expected("`call` or `call_external`"));
+        }
+        let name = self.name()?;
+        let external = self.externals.resolve(name)?;
+        let (mut args, mut buffers) = (Vec::new(), Vec::new());
+        self.symbol("(")?;
+        self.list(")", |p| p.expr().map(|arg| args.push(arg)))?;
+        self.word("buffers")?;
+        self.symbol("(")?;
+        self.list(")", |p| p.buffer_name().map(|buffer| buffers.push(buffer)))?;
+        let declared = self.external_decls.get(external.0 as usize);
+        let types = declared.map(|external| external.results.clone()).unwrap_or_default();
+        let results = self.define_all(results, types)?;
+        Ok(Node::CallExternal(ExternalCall { external, args, buffers, results }))
+    }
+
+    /// The locals that a call defines, each with the type of the function's result unless one is written.
+    fn define_all(&mut self, results: Vec<Definition<'t>>, types: Vec<ScalarType>) -> Result<Vec<VarId>> {
         let types = types.into_iter().map(Some).chain(std::iter::repeat(None));
-        let results = results.into_iter().zip(types).map(|(result, ty)| self.define(result, ty));
-        Ok(Node::Call { results: results.collect::<Result<_>>()?, function, args })
+        results.into_iter().zip(types).map(|(result, ty)| self.define(result, ty)).collect()
     }
 }
 

@@ -36,9 +36,6 @@ words! {
     MemorySpace, "a space, `global`, `host_visible`, `workgroup` or `uniform`" {
         Global = "global", HostVisible = "host_visible", Workgroup = "workgroup", Uniform = "uniform",
     }
-    BufferAccess, "an access, `read`, `write` or `read_write`" {
-        Read = "read", Write = "write", ReadWrite = "read_write",
-    }
     MemoryScope, "a scope, `workgroup`, `device` or `system`" {
         Workgroup = "workgroup", Device = "device", System = "system",
     }
@@ -81,6 +78,7 @@ macro_rules! names {
 }
 
 names! {
+    BufferAccess, "an access, `read`, `write` or `read_write`";
     DataType, "an element type, `u8`, `u16`, `u32`, `i32`, `u64`, `f16`, `bf16` or `f32`";
     ScalarType, "a type, `bool`, `u32`, `i32`, `u64` or `f32`";
 }

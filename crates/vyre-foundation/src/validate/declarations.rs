@@ -6,7 +6,8 @@ use super::error::{Location, ValidationErrorKind};
 use super::report::{Report, at, shown};
 use crate::ir::{BufferAccess, BufferDecl, Function, Granularity, MemorySpace, Program, ProgramKind};
 use crate::limits::{
-    MAX_ARITY, MAX_BUFFERS, MAX_FUNCTIONS, MAX_LOCALS, MAX_WORKGROUP_BYTES, MAX_WORKGROUP_INVOCATIONS,
+    MAX_ARITY, MAX_BUFFERS, MAX_EXTERNALS, MAX_FUNCTIONS, MAX_LOCALS, MAX_WORKGROUP_BYTES,
+    MAX_WORKGROUP_INVOCATIONS,
 };
 use crate::names::check_name;
 
@@ -15,6 +16,7 @@ pub(super) fn check(program: &Program, report: &mut Report) -> u64 {
     check_one_name("program", &program.name, report, || Location::Program);
     check_workgroup_size(program, report);
     let workgroup_bytes = check_buffers(program, report);
+    check_externals(program, report);
     check_functions(program, report);
     workgroup_bytes
 }
@@ -83,6 +85,27 @@ fn contradiction(kind: ProgramKind, buffer: &BufferDecl) -> Option<(&'static str
             "make the program an item of workgroup granularity",
         )),
         _ => None,
+    }
+}
+
+fn check_externals(program: &Program, report: &mut Report) {
+    let count = program.externals.len() as u64;
+    let remedy = "declare those that are called";
+    limit("external functions", count, MAX_EXTERNALS as u64, remedy, report, || Location::Program);
+    let mut names = HashSet::new();
+    for external in &program.externals {
+        let here = || Location::External(shown(&external.name));
+        check_one_name("external function", &external.name, report, here);
+        if !names.insert(external.name.as_str()) {
+            report.add(here, duplicate("external function", &external.name));
+        }
+        for (what, count) in [
+            ("parameters", external.params.len()),
+            ("buffers of an external function", external.buffers.len()),
+            ("results", external.results.len()),
+        ] {
+            limit(what, count as u64, MAX_ARITY as u64, "pass them through a buffer", report, here);
+        }
     }
 }
 

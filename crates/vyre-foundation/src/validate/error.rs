@@ -63,6 +63,8 @@ pub enum Location {
     Program,
     /// The declaration of the buffer of this name.
     Buffer(String),
+    /// The declaration of the external function of this name.
+    External(String),
     /// A function, by name.
     Function {
         /// Whether it is the entry.
@@ -79,6 +81,7 @@ impl fmt::Display for Location {
         match self {
             Location::Program => f.write_str("program"),
             Location::Buffer(name) => write!(f, "buffer {name}"),
+            Location::External(name) => write!(f, "external {name}"),
             Location::Function { entry, name, path } => {
                 f.write_str(if *entry { "entry " } else { "fn " })?;
                 f.write_str(name)?;
@@ -150,7 +153,7 @@ pub enum ValidationErrorKind {
     /// An id that is out of range.
     #[error("there is no {what} {id}; {}", ids(*.count))]
     NoSuch {
-        /// `local`, `buffer` or `function`.
+        /// `local`, `buffer`, `function` or `external function`.
         what: &'static str,
         /// The id.
         id: u32,
@@ -220,6 +223,20 @@ pub enum ValidationErrorKind {
         declared: &'static str,
         /// What is attempted.
         attempted: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A buffer that an external function cannot take.
+    #[error("`{buffer}` cannot be given to `{external}`, which takes {wanted}: it is {problem}; {remedy}")]
+    ExternalBuffer {
+        /// The buffer.
+        buffer: String,
+        /// The external function.
+        external: String,
+        /// What it takes.
+        wanted: String,
+        /// What the buffer is instead.
+        problem: String,
         /// What to do.
         remedy: &'static str,
     },

@@ -4,7 +4,8 @@ use super::error::ValidationErrorKind;
 use super::report::shown;
 use super::statements::Checker;
 use crate::ir::{
-    Atomic, AtomicOp, BufferAccess, BufferDecl, BufferId, Expr, MemoryOrdering, MemoryScope, MemorySpace,
+    Atomic, AtomicOp, BufferAccess, BufferDecl, BufferId, Expr, External, MemoryOrdering, MemoryScope,
+    MemorySpace,
 };
 use crate::types::ScalarType;
 
@@ -37,6 +38,37 @@ impl<'p> Checker<'p, '_> {
             self.refuse(buffer, "read", "stored to", "declare it read_write");
         }
         self.same_type("the value stored", Some(buffer.element.scalar()), found);
+    }
+
+    /// Checks the buffers that an external function is given.
+    pub(super) fn external_buffers(&mut self, external: &External, ids: &[BufferId]) {
+        let expected = external.buffers.len();
+        if ids.len() != expected {
+            let what = format!("buffers for `{}`", shown(&external.name));
+            self.fail(ValidationErrorKind::Count { what, expected, found: ids.len() });
+        }
+        for (&id, wanted) in ids.iter().zip(&external.buffers) {
+            let Some(buffer) = self.buffer(id) else { continue };
+            let several = ids.iter().filter(|&&other| other == id).count() > 1;
+            let (problem, remedy) = if buffer.space == MemorySpace::Workgroup {
+                ("in workgroup memory".to_owned(), "copy it to a global buffer")
+            } else if buffer.element != wanted.element {
+                (format!("of {}", buffer.element), "give a buffer of these elements")
+            } else if !buffer.access.includes(wanted.access) {
+                (format!("declared {}", buffer.access.name()), "declare it read_write")
+            } else if several && wanted.access != BufferAccess::Read {
+                ("given more than once".to_owned(), "give a buffer that is written only once")
+            } else {
+                continue;
+            };
+            self.fail(ValidationErrorKind::ExternalBuffer {
+                buffer: shown(&buffer.name),
+                external: shown(&external.name),
+                wanted: format!("{} {}", wanted.element, wanted.access.name()),
+                problem,
+                remedy,
+            });
+        }
     }
 
     /// Checks an atomic but for its result; yields the type of the element.

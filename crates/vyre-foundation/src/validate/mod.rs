@@ -7,10 +7,12 @@
 //! *Names and sizes.*
 //!
 //! 1. Names are identifiers as [`crate::names`] says.
-//! 2. Names are unique: among the buffers; among the functions and the entry; among the locals of a function.
+//! 2. Names are unique: among the buffers; among the external functions; among the functions and the entry;
+//!    among the locals of a function.
 //! 3. Nesting stays within [`MAX_NESTING`], and the program within [`MAX_NODES`].
-//! 4. There are at most [`MAX_BUFFERS`] buffers and [`MAX_FUNCTIONS`] functions, and in a function at most
-//!    [`MAX_ARITY`] parameters, as many results, and [`MAX_LOCALS`] locals.
+//! 4. There are at most [`MAX_BUFFERS`] buffers, [`MAX_EXTERNALS`] external functions and [`MAX_FUNCTIONS`]
+//!    functions, and in a function at most [`MAX_ARITY`] parameters, as many results, as many buffers that an
+//!    external one takes, and [`MAX_LOCALS`] locals.
 //! 5. The workgroup size is at least 1 along each axis, and has at most [`MAX_WORKGROUP_INVOCATIONS`].
 //!
 //! *Buffers.*
@@ -37,7 +39,7 @@
 //!     is stored has the element's scalar type, as have the operands and the result of an atomic; what is
 //!     let or assigned has the local's type. Lanes and masks are `u32`, votes `bool`.
 //! 14. A return gives the function's results, a call its parameters, each by number and type; the locals
-//!     that a call defines fit the results.
+//!     that a call defines fit the results. The same holds for external functions.
 //!
 //! *Memory.*
 //!
@@ -46,7 +48,8 @@
 //! 16. Atomics are on `u32`, `i32` and `u64` elements, not in uniform memory, and a read-modify-write (a
 //!     compare-exchange is one) not in host-visible memory.
 //! 17. Only loads and stores have system scope; workgroup memory has workgroup scope. A load is relaxed or
-//!     acquire, a store relaxed or release and without a result.
+//!     acquire, a store relaxed or release and without a result. An external function is given buffers by
+//!     number, element and access, none in workgroup memory, and one that it writes only once.
 //!
 //! *Control.*
 //!
@@ -63,21 +66,22 @@
 //!
 //! 22. A kernel's entry has neither parameters nor results.
 //! 23. A grid barrier stands at the top level of a kernel's entry.
-//! 24. An item of lane granularity has, in no function, barriers, subgroup operations, builtin ids and sizes, or
-//!     workgroup buffers.
+//! 24. An item of lane granularity has, in no function, barriers, subgroup operations, calls of external
+//!     functions, builtin ids and sizes, or workgroup buffers.
 //! 25. An item of workgroup granularity has, in no function, global ids, workgroup ids and the number of
 //!     workgroups.
 //!
 //! *Uniformity.*
 //!
-//! 26. A workgroup barrier, a subgroup operation, and a call that leads to one, is reached by all invocations of
-//!     the workgroup or by none. They agree on the lane of a broadcast.
+//! 26. A workgroup barrier, a subgroup operation, a call of an external function, and a call that leads to one,
+//!     is reached by all invocations of the workgroup or by none. They agree on the lane of a broadcast, and on
+//!     what they give to an external function.
 //! 27. A grid barrier is reached by all invocations of the dispatch.
 //!
 //! What differs between invocations: local and global ids, what is loaded from any buffer but a uniform one,
 //! what an atomic, a subgroup operation or a call with such values yields, and a mutable local that is assigned such a value or is
 //! assigned where they decide. The same in a workgroup: workgroup ids, the words of an item of workgroup
-//! granularity. The same everywhere: literals, buffer lengths, sizes, loads from a uniform buffer at such an
+//! granularity, results of external functions. The same everywhere: literals, buffer lengths, sizes, loads from a uniform buffer at such an
 //! index. Returns, traps, breaks and continues that only some invocations reach count for what follows them.
 //! The analysis ignores the order of assignments to a local, and refuses some programs that would be right.
 //!
@@ -92,6 +96,7 @@
 //! [`MAX_NESTING`]: crate::limits::MAX_NESTING
 //! [`MAX_NODES`]: crate::limits::MAX_NODES
 //! [`MAX_BUFFERS`]: crate::limits::MAX_BUFFERS
+//! [`MAX_EXTERNALS`]: crate::limits::MAX_EXTERNALS
 //! [`MAX_FUNCTIONS`]: crate::limits::MAX_FUNCTIONS
 //! [`MAX_ARITY`]: crate::limits::MAX_ARITY
 //! [`MAX_LOCALS`]: crate::limits::MAX_LOCALS

@@ -118,6 +118,7 @@ fn children<'p>(node: &'p Node, visit: &mut impl FnMut(Part<'p>)) -> u64 {
         Node::Return(values) | Node::Call { args: values, .. } => {
             values.iter().for_each(|value| visit(Part::Expr(value)));
         }
+        Node::CallExternal(call) => call.args.iter().for_each(|value| visit(Part::Expr(value))),
         Node::Break | Node::Continue | Node::WorkgroupBarrier | Node::GridBarrier => {}
     }
     0

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ir::{BufferId, Builtin, FunctionId};
+use crate::ir::{BufferId, Builtin, ExternalId, FunctionId};
 use crate::limits::MAX_ARITY;
 
 /// Among whom a value is surely the same.
@@ -57,6 +57,7 @@ pub(super) enum Cause {
     Load(BufferId),
     Atomic,
     Subgroup,
+    External(ExternalId),
     Result(FunctionId, usize),
     Trap(FunctionId),
     Parameter,

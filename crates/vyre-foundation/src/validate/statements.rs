@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use super::error::ValidationErrorKind;
 use super::report::{Report, Step, at, local_name, shown};
-use crate::ir::{Expr, Function, FunctionId, Granularity, Node, Program, ProgramKind, SwitchCase, VarId};
+use crate::ir::{
+    Expr, ExternalCall, Function, FunctionId, Granularity, Node, Program, ProgramKind, SwitchCase, VarId,
+};
 use crate::types::{Literal, ScalarType};
 
 /// What is noted of a function on the way.
@@ -181,6 +183,7 @@ impl<'p> Checker<'p, '_> {
                 return End::AWAY;
             }
             Node::Call { results, function, args } => self.call(results, *function, args),
+            Node::CallExternal(call) => self.call_external(call),
         }
         End::NEXT
     }
@@ -243,25 +246,47 @@ impl<'p> Checker<'p, '_> {
         let Some(callee) = program.functions.get(id.0 as usize) else {
             let count = program.functions.len();
             self.fail(ValidationErrorKind::NoSuch { what: "function", id: id.0, count });
-            for arg in args {
-                self.expr(arg);
-            }
-            for &result in results {
-                self.define(result, Some("the result of a call"));
-            }
-            return;
+            return self.call_of_nothing(results, args);
         };
         self.uses.calls.push(id);
         let params = callee.locals.iter().map(|local| local.ty);
         self.values("argument", args, callee.params as usize, params);
-        if results.len() != callee.results.len() {
+        self.results(results, &callee.name, &callee.results);
+    }
+
+    fn call_external(&mut self, call: &'p ExternalCall) {
+        self.not_in_lane_items("a call of an external function");
+        let externals = &self.program.externals;
+        let Some(external) = externals.get(call.external.0 as usize) else {
+            let (id, count) = (call.external.0, externals.len());
+            self.fail(ValidationErrorKind::NoSuch { what: "external function", id, count });
+            return self.call_of_nothing(&call.results, &call.args);
+        };
+        self.values("argument", &call.args, external.params.len(), external.params.iter().copied());
+        self.external_buffers(external, &call.buffers);
+        self.results(&call.results, &external.name, &external.results);
+    }
+
+    /// Goes through a call of a function that does not exist.
+    fn call_of_nothing(&mut self, results: &[VarId], args: &'p [Expr]) {
+        for arg in args {
+            self.expr(arg);
+        }
+        for &result in results {
+            self.define(result, Some("the result of a call"));
+        }
+    }
+
+    /// Defines the results of a call.
+    fn results(&mut self, results: &[VarId], callee: &str, types: &[ScalarType]) {
+        if results.len() != types.len() {
             self.fail(ValidationErrorKind::Count {
-                what: format!("locals for the results of `{}`", shown(&callee.name)),
-                expected: callee.results.len(),
+                what: format!("locals for the results of `{}`", shown(callee)),
+                expected: types.len(),
                 found: results.len(),
             });
         }
-        let mut types = callee.results.iter();
+        let mut types = types.iter();
         for &result in results {
             let expected = self.define(result, Some("the result of a call"));
             self.same_type("the result of the call", expected, types.next().copied());

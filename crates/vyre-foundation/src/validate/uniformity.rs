@@ -21,8 +21,8 @@ use super::report::{Report, Step, at, local_name, shown};
 use super::spread::{Cause, Extent, Graph, Place, Spread};
 use crate::depth::operands;
 use crate::ir::{
-    Atomic, AtomicOp, Axis, Builtin, Expr, Function, FunctionId, Granularity, MemorySpace, Node, Program,
-    ProgramKind, SubgroupOp, VarId,
+    Atomic, AtomicOp, Axis, Builtin, Expr, ExternalCall, ExternalId, Function, FunctionId, Granularity,
+    MemorySpace, Node, Program, ProgramKind, SubgroupOp, VarId,
 };
 
 /// Checks every function; `order` has each after those it calls. The program is otherwise valid.
@@ -79,6 +79,8 @@ enum Barrier {
     Subgroup,
     /// The lane of a broadcast.
     Lane,
+    External(ExternalId),
+    ExternalArgument(ExternalId, usize),
     Call(FunctionId),
     Argument(FunctionId, usize),
 }
@@ -165,6 +167,7 @@ impl<'p> Walk<'p> {
             Barrier::Grid => None,
             Barrier::Workgroup => Some("workgroup barrier"),
             Barrier::Subgroup | Barrier::Lane => Some("subgroup operation"),
+            Barrier::External(_) | Barrier::ExternalArgument(..) => Some("call of an external function"),
             Barrier::Call(id) | Barrier::Argument(id, _) => {
                 self.summaries.get(id.0 as usize)?.meeting.map(|meeting| meeting.what)
             }
@@ -199,9 +202,7 @@ impl<'p> Walk<'p> {
             Node::Subgroup(subgroup) => {
                 self.require(control, Extent::Workgroup, Barrier::Subgroup);
                 if let SubgroupOp::Broadcast(lane) = &subgroup.op {
-                    let place = self.graph.place();
-                    self.feed(lane, place);
-                    self.require(place, Extent::Workgroup, Barrier::Lane);
+                    self.require_same(lane, Barrier::Lane);
                 }
                 self.graph.source(local(subgroup.result), Extent::Invocation.into(), Cause::Subgroup);
             }
@@ -252,6 +253,7 @@ impl<'p> Walk<'p> {
                 return self.exit(control);
             }
             Node::Call { results, function, args } => return self.call(results, *function, args, control),
+            Node::CallExternal(call) => self.call_external(call, control),
         }
         control
     }
@@ -276,6 +278,17 @@ impl<'p> Walk<'p> {
         self.instantiate(spread, args, trapped, Cause::Trap(id));
         self.trap(trapped);
         self.exit(trapped)
+    }
+
+    fn call_external(&mut self, call: &'p ExternalCall, control: Place) {
+        let id = call.external;
+        self.require(control, Extent::Workgroup, Barrier::External(id));
+        for (index, arg) in call.args.iter().enumerate() {
+            self.require_same(arg, Barrier::ExternalArgument(id, index));
+        }
+        for &result in &call.results {
+            self.graph.source(local(result), Extent::Workgroup.into(), Cause::External(id));
+        }
     }
 
     /// Feeds `target` with what a callee's spread means for these arguments.
@@ -377,10 +390,21 @@ impl<'p> Walk<'p> {
         self.requirements.push(Requirement { control, extent, path: self.path.clone(), what });
     }
 
+    /// Says that the workgroup must agree on a value.
+    fn require_same(&mut self, value: &'p Expr, what: Barrier) {
+        let place = self.graph.place();
+        self.feed(value, place);
+        self.require(place, Extent::Workgroup, what);
+    }
+
     fn non_uniform(&self, requirement: &Requirement, spreads: &[Spread]) -> ValidationErrorKind {
         let name = |id: FunctionId| {
             let function = self.program.functions.get(id.0 as usize);
             function.map_or_else(|| format!("#{}", id.0), |function| shown(&function.name))
+        };
+        let external = |id: ExternalId| {
+            let external = self.program.externals.get(id.0 as usize);
+            external.map_or_else(|| format!("#{}", id.0), |external| shown(&external.name))
         };
         let what = self.meeting(requirement.what).unwrap_or_default();
         let barrier = match requirement.what {
@@ -388,6 +412,10 @@ impl<'p> Walk<'p> {
             Barrier::Workgroup => "a workgroup barrier".to_owned(),
             Barrier::Subgroup => "a subgroup operation".to_owned(),
             Barrier::Lane => "the lane of a subgroup broadcast".to_owned(),
+            Barrier::External(id) => format!("the call of the external function `{}`", external(id)),
+            Barrier::ExternalArgument(id, index) => {
+                format!("argument {index} of the external function `{}`", external(id))
+            }
             Barrier::Call(id) => format!("the {what} in `{}`", name(id)),
             Barrier::Argument(id, index) => {
                 format!("the {what} in `{}`, which argument {index} decides,", name(id))
@@ -411,6 +439,7 @@ impl<'p> Walk<'p> {
                 format!("a load from `{}`", buffer.map_or_else(String::new, |buffer| shown(&buffer.name)))
             }
             Some(Cause::Atomic) => "the result of an atomic".to_owned(),
+            Some(Cause::External(id)) => format!("a result of the external function `{}`", external(id)),
             Some(Cause::Subgroup) => "the result of a subgroup operation".to_owned(),
             Some(Cause::Result(id, index)) => format!("result {index} of `{}`", name(id)),
             Some(Cause::Trap(id)) => format!("a trap inside `{}`", name(id)),
@@ -422,8 +451,14 @@ impl<'p> Walk<'p> {
             text.push_str(if index == 0 { " through " } else { ", " });
             text.push_str(&format!("`{}`", local_name(self.function, place.0 as u32)));
         }
-        if let Barrier::Lane = requirement.what {
-            let remedy = "use shuffle, which takes a lane from each invocation";
+        let of_value = match requirement.what {
+            Barrier::Lane => Some("use shuffle, which takes a lane from each invocation"),
+            Barrier::ExternalArgument(..) => {
+                Some("give a value that the workgroup shares, or pass it in a buffer")
+            }
+            _ => None,
+        };
+        if let Some(remedy) = of_value {
             return ValidationErrorKind::NonUniformValue { what: barrier, cause: text, remedy };
         }
         ValidationErrorKind::NonUniform { barrier, who, cause: text, remedy }

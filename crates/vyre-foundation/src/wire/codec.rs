@@ -92,6 +92,16 @@ impl<'a> Reader<'a> {
         of(self, tag)?.ok_or(WireError::BadTag { what, offset, tag })
     }
 
+    /// Reads how many elements of at least `min_size` bytes follow.
+    pub(super) fn count(&mut self, what: &'static str, min_size: u32) -> Result<u32, WireError> {
+        let count = u32::take(self)?;
+        let needed = u64::from(count) * u64::from(min_size);
+        if needed > self.remaining() as u64 {
+            return Err(self.truncated(what, needed));
+        }
+        Ok(count)
+    }
+
     /// Reads something that lies `levels` deeper than what holds it.
     pub(super) fn nested<T>(
         &mut self,
@@ -157,7 +167,7 @@ impl Wire for bool {
     }
 }
 
-fn put_count(w: &mut Writer, what: &'static str, len: usize) -> Result<(), WireError> {
+pub(super) fn put_count(w: &mut Writer, what: &'static str, len: usize) -> Result<(), WireError> {
     u32::try_from(len).map_err(|_| WireError::TooLong { what, len })?.put(w)
 }
 
@@ -193,11 +203,7 @@ impl<T: Wire> Wire for Vec<T> {
 
     /// Nothing is reserved for the count: nested lists that each announce all that remains would multiply.
     fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let count = u32::take(r)?;
-        let needed = u64::from(count) * u64::from(T::MIN_SIZE);
-        if needed > r.remaining() as u64 {
-            return Err(r.truncated(T::WHAT, needed));
-        }
+        let count = r.count(T::WHAT, T::MIN_SIZE)?;
         let mut elements = Vec::new();
         for _ in 0..count {
             elements.push(T::take(r)?);

@@ -16,9 +16,8 @@
 //! Decoding trusts nothing. A count is compared with the bytes that are left before anything is allocated,
 //! lists grow only as their elements arrive, depth is counted, and trailing bytes are an error.
 //!
-//! Reserved, and refused by this version: expression tags 0x40 to 0x5f, node tags 0x41 to 0x4f, function form
-//! 1 for external functions. Adding a tag keeps the version, as no program changes its bytes; changing what a
-//! tag means does not.
+//! Reserved, and refused by this version: expression tags 0x40 to 0x5f, node tags 0x42 to 0x4f. Adding a tag keeps
+//! the version, as no program changes its bytes; changing what a tag means does not.
 
 mod codec;
 mod program;

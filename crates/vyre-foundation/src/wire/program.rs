@@ -1,10 +1,10 @@
 //! The encoding of programs, functions, nodes and expressions, both directions side by side.
 
 use super::WireError;
-use super::codec::{Reader, Wire, Writer};
+use super::codec::{Reader, Wire, Writer, put_count};
 use crate::ir::{
-    Atomic, AtomicOp, BufferDecl, BufferId, Expr, Function, FunctionId, Local, Node, Program, Subgroup,
-    SubgroupOp, SwitchCase, VarId,
+    Atomic, AtomicOp, BufferDecl, BufferId, Expr, External, ExternalBuffer, ExternalCall, ExternalId,
+    Function, FunctionId, Local, Node, Program, Subgroup, SubgroupOp, SwitchCase, VarId,
 };
 use crate::types::Literal;
 
@@ -30,9 +30,10 @@ macro_rules! structs {
 }
 
 structs! {
-    Program, "program", 46 { name, kind, workgroup_size, buffers, functions, entry }
     BufferDecl, "buffer", 11 { name, space, element, access, len }
     Local, "local", 6 { name, ty, mutable }
+    ExternalBuffer, "external buffer", 2 { element, access }
+    ExternalCall, "external call", 16 { external, args, buffers, results }
     SwitchCase, "switch case", 8 { values, body }
     Atomic, "atomic", 9 { op, buffer, index, ordering, scope, result }
     Subgroup, "subgroup operation", 6 { op, value, result }
@@ -55,10 +56,67 @@ macro_rules! ids {
     )*};
 }
 
-ids! { BufferId, "buffer id" FunctionId, "function id" VarId, "local id" }
+ids! { BufferId, "buffer id" ExternalId, "external id" FunctionId, "function id" VarId, "local id" }
 
-/// Function form: the body follows. Form 1 is kept for external functions, which have none.
+/// Function form: the body follows.
 const FORM_BODY: u8 = 0;
+
+/// Function form: an external function, which has none.
+const FORM_EXTERNAL: u8 = 1;
+
+/// Its external functions stand in the list of functions, after those with a body.
+impl Wire for Program {
+    const WHAT: &'static str = "program";
+    const MIN_SIZE: u32 = 46;
+
+    fn put(&self, w: &mut Writer) -> Result<(), WireError> {
+        let Program { name, kind, workgroup_size, buffers, externals, functions, entry } = self;
+        name.put(w)?;
+        kind.put(w)?;
+        workgroup_size.put(w)?;
+        buffers.put(w)?;
+        put_count(w, "list", functions.len().saturating_add(externals.len()))?;
+        functions.iter().try_for_each(|function| function.put(w))?;
+        for External { name, params, buffers, results } in externals {
+            w.tag(FORM_EXTERNAL);
+            name.put(w)?;
+            params.put(w)?;
+            buffers.put(w)?;
+            results.put(w)?;
+        }
+        entry.put(w)
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (name, kind, workgroup_size) = (Wire::take(r)?, Wire::take(r)?, Wire::take(r)?);
+        let buffers = Wire::take(r)?;
+        let (mut functions, mut externals) = (Vec::new(), Vec::new());
+        for _ in 0..r.count(Function::WHAT, LEAST_FUNCTION)? {
+            r.tag(Function::WHAT, |r, form| {
+                match form {
+                    FORM_BODY if externals.is_empty() => functions.push(function_body(r)?),
+                    FORM_EXTERNAL => externals.push(External {
+                        name: Wire::take(r)?,
+                        params: Wire::take(r)?,
+                        buffers: Wire::take(r)?,
+                        results: Wire::take(r)?,
+                    }),
+                    _ => return Ok(None),
+                }
+                Ok(Some(()))
+            })?;
+        }
+        Ok(Program { name, kind, workgroup_size, buffers, externals, functions, entry: Wire::take(r)? })
+    }
+}
+
+/// Bytes of an external function at least; one with a body has more.
+const LEAST_FUNCTION: u32 = 17;
+
+fn function_body(r: &mut Reader<'_>) -> Result<Function, WireError> {
+    let (name, params, results) = (Wire::take(r)?, Wire::take(r)?, Wire::take(r)?);
+    Ok(Function { name, params, results, locals: Wire::take(r)?, body: Wire::take(r)? })
+}
 
 impl Wire for Function {
     const WHAT: &'static str = "function";
@@ -75,13 +133,7 @@ impl Wire for Function {
     }
 
     fn take(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        r.tag(Self::WHAT, |r, tag| {
-            if tag != FORM_BODY {
-                return Ok(None);
-            }
-            let (name, params, results) = (Wire::take(r)?, Wire::take(r)?, Wire::take(r)?);
-            Ok(Some(Function { name, params, results, locals: Wire::take(r)?, body: Wire::take(r)? }))
-        })
+        r.tag(Self::WHAT, |r, form| if form == FORM_BODY { function_body(r).map(Some) } else { Ok(None) })
     }
 }
 
@@ -164,6 +216,7 @@ variants!(Node, "node", depth 1 {
     0x0e = Trap(code),
     0x0f = Call { results, function, args },
     0x40 = Subgroup(subgroup),
+    0x41 = CallExternal(call),
 });
 
 variants!(AtomicOp, "atomic operation", depth 0 {

@@ -2,9 +2,10 @@
 //! every choice is the first. So shrinking the bytes shrinks the program.
 
 use vyre_foundation::{
-    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, Function,
-    FunctionId, Granularity, Literal, Local, MemoryOrdering, MemoryScope, MemorySpace, Node, Program,
-    ProgramKind, ReduceOp, RmwOp, ScalarType, Subgroup, SubgroupOp, SwitchCase, UnaryOp, VarId,
+    Atomic, AtomicOp, Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, External,
+    ExternalBuffer, ExternalCall, ExternalId, Function, FunctionId, Granularity, Literal, Local,
+    MemoryOrdering, MemoryScope, MemorySpace, Node, Program, ProgramKind, ReduceOp, RmwOp, ScalarType,
+    Subgroup, SubgroupOp, SwitchCase, UnaryOp, VarId,
 };
 
 /// The program that `bytes` choose: names of any characters, ids that point anywhere.
@@ -32,6 +33,9 @@ struct Counts {
     functions: u32,
     locals: u32,
 }
+
+/// External functions, if names and ids are to mean something.
+const EXTERNALS: u32 = 2;
 
 /// Deep enough to nest everything in everything, far below the limit of the wire form.
 const DEPTH: u32 = 6;
@@ -81,8 +85,17 @@ impl Choices<'_> {
                     MemorySpace::Uniform,
                 ]),
                 element: c.pick(&DataType::ALL),
-                access: c.pick(&[BufferAccess::Read, BufferAccess::Write, BufferAccess::ReadWrite]),
+                access: c.pick(&BufferAccess::ALL),
                 len: c.u32(),
+            }),
+            externals: self.several(self.of.map(|_| EXTERNALS), |c, index| External {
+                name: c.name("e", index),
+                params: c.list(Self::scalar),
+                buffers: c.list(|c| ExternalBuffer {
+                    element: c.pick(&DataType::ALL),
+                    access: c.pick(&BufferAccess::ALL),
+                }),
+                results: c.list(Self::scalar),
             }),
             functions: self.several(self.of.map(|of| of.functions), |c, index| c.function("f", index)),
             entry: self.function("entry_", 0),
@@ -149,7 +162,7 @@ impl Choices<'_> {
         let var = self.var();
         let buffer = self.buffer();
         // Leaves come first, so that deep nodes are cut to one of them.
-        let choice = self.byte() % if depth < DEPTH { 17 } else { 12 };
+        let choice = self.byte() % if depth < DEPTH { 18 } else { 13 };
         let inner = depth + 1;
         match choice {
             0 => Node::Break,
@@ -170,22 +183,28 @@ impl Choices<'_> {
             11 => {
                 Node::Subgroup(Subgroup { op: self.subgroup_op(inner), value: self.expr(inner), result: var })
             }
-            12 => {
+            12 => Node::CallExternal(ExternalCall {
+                external: ExternalId(self.id(|_| EXTERNALS)),
+                args: self.list(|c| c.expr(inner)),
+                buffers: self.list(Self::buffer),
+                results: self.list(|c| c.var()),
+            }),
+            13 => {
                 Node::If { condition: self.expr(inner), then: self.body(inner), otherwise: self.body(inner) }
             }
-            13 => Node::Switch {
+            14 => Node::Switch {
                 selector: self.expr(inner),
                 cases: self.list(|c| SwitchCase { values: c.list(Self::u32), body: c.body(inner) }),
                 default: self.body(inner),
             },
-            14 => Node::For {
+            15 => Node::For {
                 var,
                 start: self.expr(inner),
                 end: self.expr(inner),
                 step: self.u32(),
                 body: self.body(inner),
             },
-            15 => Node::While { condition: self.expr(inner), body: self.body(inner) },
+            16 => Node::While { condition: self.expr(inner), body: self.body(inner) },
             _ => Node::Block(self.body(inner)),
         }
     }

@@ -170,6 +170,7 @@ impl Machine<'_> {
             Node::WorkgroupBarrier => self.journal.barriers.push(node),
             Node::GridBarrier => self.journal.grid_barriers.push(node),
             Node::Trap(_) => return Err(Exit::Trap),
+            Node::CallExternal(_) => panic!("arbitrary programs have no external functions"),
             Node::Call { results, function, args } => {
                 let args = args.iter().map(|arg| self.value(arg, locals)).collect();
                 let values = self.function(&self.program.functions[function.0 as usize], args)?;
