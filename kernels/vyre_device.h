@@ -336,10 +336,15 @@ VYRE_FUNCTION u64 vyre_workgroups() { return (u64)vyre_num_workgroups_x() * vyre
 VYRE_FUNCTION u32 vyre_clock() {
 #if VYRE_CUDA
   return (u32)clock();
-#elif VYRE_AMD
-  return (u32)__builtin_amdgcn_s_memrealtime();
-#else
+#elif VYRE_HOST
   return vyre_host_clock();
+#elif __has_builtin(__builtin_readsteadycounter)
+  return (u32)__builtin_readsteadycounter();
+#elif defined(__GFX11__)
+  // Of 20 bits and faster: with it the abort word is looked at more often.
+  return (u32)__builtin_readcyclecounter();
+#else
+  return (u32)__builtin_amdgcn_s_memrealtime();
 #endif
 }
 

@@ -58,6 +58,7 @@ pub const SOURCES: &[Source] = embed![
     "vyre_abi.h",
     "vyre_atomics.h",
     "vyre_device.h",
+    "vyre_externals.h",
     "vyre_subgroups.h",
 ];
 

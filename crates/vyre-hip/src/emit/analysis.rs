@@ -54,7 +54,7 @@ impl Analysis {
                 summary.loops = true;
                 summary.leaves |= self.form(start, end, *step, body) != LoopForm::Plain;
             }
-            Node::While { .. } => summary = Summary { loops: true, leaves: true },
+            Node::While { .. } | Node::CallExternal(_) => summary = Summary { loops: true, leaves: true },
             Node::Trap(_) => summary.leaves = true,
             Node::Call { function, .. } => {
                 let callee = self.of(*function);
@@ -140,6 +140,7 @@ pub(super) fn defined(node: &Node) -> Vec<VarId> {
         Node::Atomic(atomic) => atomic.result.into_iter().collect(),
         Node::Subgroup(subgroup) => vec![subgroup.result],
         Node::Call { results, .. } => results.clone(),
+        Node::CallExternal(call) => call.results.clone(),
         _ => Vec::new(),
     }
 }
@@ -173,6 +174,7 @@ fn values<'n>(node: &'n Node, visit: &mut impl FnMut(&'n Expr)) {
             visit(&subgroup.value);
             subgroup.op.operand().into_iter().for_each(visit);
         }
+        Node::CallExternal(call) => call.args.iter().for_each(visit),
         Node::Return(values) => values.iter().for_each(visit),
         Node::Trap(code) => visit(code),
         Node::Call { args, .. } => args.iter().for_each(visit),

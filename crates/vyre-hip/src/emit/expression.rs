@@ -10,7 +10,7 @@ use vyre_foundation::{
 use super::bounds::{Bounds, Scope};
 
 /// Stands where an id names nothing, which no validated program has: the compiler would refuse it.
-const NOTHING: &str = "vyre_nothing";
+pub(super) const NOTHING: &str = "vyre_nothing";
 
 /// Writes the expressions of a function.
 pub(super) struct Expressions<'p> {

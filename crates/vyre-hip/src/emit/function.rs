@@ -1,6 +1,6 @@
 //! Statements.
 
-use vyre_foundation::ir::{ReduceOp, Subgroup, SubgroupOp};
+use vyre_foundation::ir::{ExternalCall, ReduceOp, Subgroup, SubgroupOp};
 use vyre_foundation::semantics::scan_start;
 use vyre_foundation::{
     Atomic, AtomicOp, Expr, Function, FunctionId, Literal, MemoryOrdering, MemoryScope, Node, RmwOp,
@@ -8,7 +8,8 @@ use vyre_foundation::{
 };
 
 use super::analysis::{Analysis, LoopForm};
-use super::expression::{Expressions, local_name};
+use super::expression::{Expressions, NOTHING, local_name};
+use super::externals;
 use super::source::{Source, Step};
 
 /// Writes the statements of a function.
@@ -179,6 +180,7 @@ impl<'p, 's> Body<'p, 's> {
                 self.leave();
             }
             Node::Call { results, function, args } => self.call(results, *function, args),
+            Node::CallExternal(call) => self.call_external(call),
         }
     }
 
@@ -239,6 +241,22 @@ impl<'p, 's> Body<'p, 's> {
         } else {
             self.out.line(format_args!("{text};"));
         }
+    }
+
+    /// Every invocation takes part; none of the functions there are has results.
+    fn call_external(&mut self, call: &ExternalCall) {
+        let declared = self.program.program().externals.get(call.external.0 as usize);
+        let function = declared.and_then(|declared| externals::function(&declared.name));
+        let mut text = format!("{}(vyre", function.unwrap_or(NOTHING));
+        let args = call.args.iter().map(|arg| self.text(arg));
+        for arg in args.chain(call.buffers.iter().map(|&buffer| self.expressions.buffer(buffer))) {
+            text.push_str(", ");
+            text.push_str(&arg);
+        }
+        self.out.line("vyre_barrier();");
+        self.out.line(format_args!("{text});"));
+        self.leave_if("vyre.left");
+        self.out.line("vyre_barrier();");
     }
 
     fn atomic(&mut self, atomic: &Atomic) {

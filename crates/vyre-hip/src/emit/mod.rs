@@ -28,13 +28,17 @@
 //! masks, remainders, local ids, narrow loads and sums of such), or is an immutable local that an enclosing
 //! `if` or `for` compares with the buffer's length. The validator proves no bounds; compilers remove more checks.
 //!
-//! Absent on purpose: item programs, and subgroup operations and external functions, which the IR does not
-//! have yet; the first two will be expressions and calls like others.
+//! # External functions
+//!
+//! Those of [`vyre_foundation::externals`] are in `kernels/vyre_externals.h`: the calling workgroup does them.
+//!
+//! Absent on purpose: item programs.
 
 pub mod abi;
 mod analysis;
 mod bounds;
 mod expression;
+mod externals;
 mod function;
 mod passes;
 mod program;
@@ -135,22 +139,32 @@ impl LineMap {
 }
 
 /// Why a program is not emitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum EmitError {
     /// An item program.
     #[error("a program of kind {0:?} is no kernel; dispatch it through a megakernel")]
     NotAKernel(ProgramKind),
+    /// A declared external function that this backend does not have.
+    #[error("this backend has no external function `{declared}`; it has {}", externals::known())]
+    NoExternal {
+        /// Name and signature as declared.
+        declared: String,
+    },
 }
 
 /// Emits a kernel.
 ///
 /// # Errors
 ///
-/// If the program is not a [`ProgramKind::Kernel`].
+/// If the program is not a [`ProgramKind::Kernel`], or declares an external function that is not one of
+/// [`vyre_foundation::externals`].
 pub fn kernel(program: &ValidatedProgram, options: &EmitOptions) -> Result<EmittedKernel, EmitError> {
     match program.program().kind {
-        ProgramKind::Kernel => Ok(program::emit(program, options)),
+        ProgramKind::Kernel => {
+            externals::check(program.program())?;
+            Ok(program::emit(program, options))
+        }
         kind @ ProgramKind::Item(_) => Err(EmitError::NotAKernel(kind)),
     }
 }

@@ -68,6 +68,9 @@ impl Frame<'_, '_> {
         let program = self.validated.program();
         self.out.line(format_args!("// The program `{}`.", program.name));
         self.out.line("#include \"vyre_device.h\"");
+        if !program.externals.is_empty() {
+            self.out.line("#include \"vyre_externals.h\"");
+        }
         self.out.gap();
         self.out.line(format_args!("namespace program_{} {{", program.name));
         self.out.gap();

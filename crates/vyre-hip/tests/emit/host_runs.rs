@@ -18,7 +18,9 @@ pub(crate) fn files() -> Vec<(FileTest, ValidatedProgram)> {
     let files = load_dir(folder()).unwrap_or_else(|error| panic!("{error}"));
     let kernel = |file: FileTest| {
         let program = validate(text::parse(&file.text).ok()?).ok()?;
-        (program.program().kind == ProgramKind::Kernel).then_some((file, program))
+        // One file declares functions that nobody has, to see them printed.
+        let odd = file.path.ends_with("print/external_tags.vir");
+        (program.program().kind == ProgramKind::Kernel && !odd).then_some((file, program))
     };
     let kernels = files.into_iter().filter_map(kernel).enumerate();
     kernels

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use vyre_foundation::builder::ProgramBuilder;
 use vyre_foundation::semantics::{
     binary, binary_type, bitcast, bitcast_type, cast, fma, narrow, unary, unary_type, widen,
 };
 use vyre_foundation::{
-    Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, Function, Literal, Local,
-    MemorySpace, Node, Program, ProgramKind, ScalarType, UnaryOp, ValidatedProgram, VarId, text, validate,
+    Axis, BinaryOp, BufferAccess, BufferDecl, BufferId, Builtin, DataType, Expr, Literal, Local, MemorySpace,
+    Node, ScalarType, UnaryOp, ValidatedProgram, VarId, text, validate,
 };
 use vyre_hip::emit::GridBarriers;
 
@@ -239,14 +240,10 @@ impl Group {
             .into_iter()
             .map(|(name, ty)| Local { name: name.to_owned(), ty, mutable: false })
             .collect();
-        let program = Program {
-            name: self.name.clone(),
-            kind: ProgramKind::Kernel,
-            workgroup_size: [1, 1, 1],
-            buffers,
-            functions: Vec::new(),
-            entry: Function { name: "main".to_owned(), params: 0, results: Vec::new(), locals, body },
-        };
+        let mut program = ProgramBuilder::kernel(self.name.clone()).workgroup_size([1, 1, 1]).finish();
+        program.buffers = buffers;
+        program.entry.locals = locals;
+        program.entry.body = body;
         validate(program).unwrap_or_else(|errors| panic!("{}: {errors}", self.name))
     }
 

@@ -87,3 +87,14 @@ fn items_are_refused() {
     let refused = emit::kernel(&program, &EmitOptions::default());
     assert!(matches!(refused, Err(EmitError::NotAKernel(ProgramKind::Item(_)))), "{refused:?}");
 }
+
+#[test]
+fn unknown_external_functions_are_refused() {
+    let source = "program one kernel workgroup(1, 1, 1) external gemm_f16(u32) buffers() entry { }";
+    let program = validate(text::parse(source).unwrap()).unwrap();
+    let refused = emit::kernel(&program, &EmitOptions::default()).unwrap_err().to_string();
+    assert!(
+        refused.contains("no external function `gemm_f16(u32) buffers()`; it has `gemm_f16(u32, "),
+        "{refused}"
+    );
+}
