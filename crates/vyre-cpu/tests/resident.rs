@@ -4,13 +4,18 @@ mod common;
 #[path = "common/items.rs"]
 mod items;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use items::*;
+use vyre_cpu::externals::{ExternalFunction, ExternalView, Externals};
+use vyre_cpu::{CpuBackend, CpuConfig};
 use vyre_driver::io_queue::{HostIo, IoReply};
 use vyre_driver::protocol::{Fault, opcode};
 use vyre_driver::ring::SlotImage;
-use vyre_driver::{BackendError, KernelState, ResidentKernel};
+use vyre_driver::{BackendError, KernelState, ResidentKernel, ResidentSpec, VyreBackend};
+use vyre_foundation::externals::Signature;
+use vyre_foundation::{Literal, ScalarType};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -355,4 +360,46 @@ fn what_cannot_start_is_refused() {
     );
     let kernel: std::sync::Arc<dyn ResidentKernel> = session.start().unwrap();
     kernel.reap(LONG).unwrap();
+}
+
+/// Adds one to a word.
+#[derive(Debug)]
+struct AddOne;
+
+impl ExternalFunction for AddOne {
+    fn signature(&self) -> &Signature {
+        const WORD: &[ScalarType] = &[ScalarType::U32];
+        &Signature { name: "add_one", params: WORD, buffers: &[], results: WORD }
+    }
+
+    fn call(&self, scalars: &[Literal], _: &[ExternalView<'_>]) -> Vec<Literal> {
+        match scalars {
+            [Literal::U32(word)] => vec![Literal::U32(word + 1)],
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn items_of_workgroups_have_subgroups_and_external_functions() {
+    for lanes in [1, 32] {
+        let externals = Externals::none().with(Arc::new(AddOne));
+        let backend = CpuBackend::with_externals(CpuConfig::default().lanes(lanes), externals);
+        let mut session = Session::new(backend, 32, 0);
+        let (lane, _) = items::programs();
+        let workgroup = items::workgroup_of_subgroups(AddOne.signature());
+        let spec = ResidentSpec {
+            lane,
+            workgroup: Some(workgroup),
+            workgroup_opcodes: vec![items::SUM],
+            worker_groups: 2,
+        };
+        session.pipeline = session.backend.compile_resident(&spec).expect("compiles");
+        let _kernel = session.start().expect("starts");
+        // 0 + 1 + ... + 31 from the first of two subgroups, whatever executes it.
+        let tickets: Vec<_> = (0..20).map(|word| (word, session.submit(items::SUM, &[word]))).collect();
+        for (word, ticket) in tickets {
+            assert_eq!(session.result(ticket), 496 + u64::from(word) + 1, "{lanes} lanes");
+        }
+    }
 }

@@ -17,8 +17,9 @@ use vyre_driver::{
     ResidentSpec, StartRequest, VyreBackend,
 };
 use vyre_foundation::builder::{FunctionBuilder, Operand, ProgramBuilder, Value, Var};
+use vyre_foundation::externals::Signature;
 use vyre_foundation::{
-    Axis, BufferAccess, Builtin, DataType, Granularity, MemorySpace, ScalarType, ValidatedProgram,
+    Axis, BufferAccess, Builtin, DataType, Granularity, MemorySpace, ReduceOp, ScalarType, ValidatedProgram,
 };
 
 /// `a0 + 1`.
@@ -148,6 +149,22 @@ pub fn programs() -> (ValidatedProgram, ValidatedProgram) {
     });
     let workgroup = p.validate().unwrap_or_else(|errors| panic!("{errors}"));
     (lane, workgroup)
+}
+
+/// Another program for workgroups: the sum of the lanes of the first subgroup, and of what an external function
+/// makes of `a0`.
+pub fn workgroup_of_subgroups(external: &Signature) -> ValidatedProgram {
+    let mut p = ProgramBuilder::item("subgroups", Granularity::Workgroup).workgroup_size([40, 1, 1]);
+    p.buffer("state", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 16);
+    p.buffer("payload", MemorySpace::HostVisible, DataType::U32, BufferAccess::Read, 0);
+    let external = p.external(external.declare());
+    p.entry(|f| {
+        let Params { args, .. } = params(f);
+        let sum = f.subgroup_reduce(ReduceOp::Add, Builtin::LocalId(Axis::X));
+        let made = f.call_external(&external, args[0], [])[0];
+        done(f, (sum + made).cast(ScalarType::U64));
+    });
+    p.validate().unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Regions, a producer and the means to start kernels over them.

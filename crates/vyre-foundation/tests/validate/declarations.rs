@@ -5,8 +5,8 @@ use vyre_foundation::limits::{
     MAX_ARITY, MAX_BUFFERS, MAX_FUNCTIONS, MAX_LOCALS, MAX_NAME_LEN, MAX_NESTING, MAX_NODES,
 };
 use vyre_foundation::{
-    Axis, BufferAccess, BufferId, Builtin, DataType, Expr, FunctionId, Granularity, MemorySpace, Node,
-    Program, VarId,
+    Axis, BufferAccess, BufferId, Builtin, DataType, Expr, External, ExternalBuffer, ExternalCall,
+    ExternalId, FunctionId, Granularity, MemorySpace, Node, Program, VarId,
 };
 
 use super::{
@@ -66,6 +66,46 @@ fn i02_names_are_unique() {
     });
     program.entry.locals[1].name = "a".into();
     refuse(program, &["entry main: there are two locals called `a`; rename one"]);
+}
+
+#[test]
+fn external_functions_are_declared_as_others_are() {
+    let external =
+        |name: &str| External { name: name.into(), params: vec![], buffers: vec![], results: vec![] };
+    let with = |externals| Program { externals, ..empty() };
+    accept(with((0..64).map(|i| external(&format!("e{i}"))).collect()));
+    refuse(
+        with((0..65).map(|i| external(&format!("e{i}"))).collect()),
+        &["program: 65 external functions, and the limit is 64; declare those that are called"],
+    );
+    refuse(
+        with(vec![external("main"), external("main"), external("if")]),
+        &[
+            "external main: there are two external functions called `main`; rename one",
+            "external if: the external function name \"if\" is refused: it is a reserved word of the text form; add \
+             `_` to it",
+        ],
+    );
+    let buffer = ExternalBuffer { element: DataType::U8, access: BufferAccess::Read };
+    refuse(
+        with(vec![External { params: vec![U32; 65], buffers: vec![buffer; 65], ..external("e") }]),
+        &[
+            "external e: 65 parameters, and the limit is 64; pass them through a buffer",
+            "external e: 65 buffers of an external function, and the limit is 64; pass them through a buffer",
+        ],
+    );
+    let call = |id| {
+        let mut f = FunctionBuilder::new("f");
+        f.push(Node::CallExternal(ExternalCall {
+            external: ExternalId(id),
+            args: vec![],
+            buffers: vec![],
+            results: vec![],
+        }));
+        Program { externals: vec![external("e")], ..with_function(f.finish()) }
+    };
+    accept(call(0));
+    refuse_with(call(1), "there is no external function 1; use one of 0 to 0, or declare it");
 }
 
 #[test]
