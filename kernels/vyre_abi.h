@@ -49,7 +49,7 @@ static_assert(offsetof(VyreArguments, workgroup_spill) == 16, "VyreArguments.wor
 
 // A buffer as bound.
 struct VyreBinding {
-  // Device address, aligned to the element.
+  // Device address, aligned to the element. One element can be loaded from it even if `len` is 0.
   unsigned long long data;
   // Elements, at least as many as declared and at most 2^32 - 1.
   unsigned long long len;

@@ -73,8 +73,11 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
         Step::Fmt => cmd!(shell, "cargo fmt --all --check").run()?,
         Step::Dependencies => dependencies::check(shell)?,
         Step::Clippy => {
-            cmd!(shell, "cargo clippy --quiet --workspace --all-targets --features {FEATURES} -- -D warnings")
-                .run()?;
+            cmd!(
+                shell,
+                "cargo clippy --quiet --workspace --all-targets --features {FEATURES} -- -D warnings"
+            )
+            .run()?;
         }
         Step::Doc => {
             let _flags = shell.push_env("RUSTDOCFLAGS", "-D warnings");
@@ -99,8 +102,11 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
             // The development files of ROCm come with its compiler.
             if has_tool(shell, "hipcc")? {
                 let features = ["--features", "hip-link"];
-                cmd!(shell, "cargo clippy --quiet --package vyre-hip --all-targets {features...} -- -D warnings")
-                    .run()?;
+                cmd!(
+                    shell,
+                    "cargo clippy --quiet --package vyre-hip --all-targets {features...} -- -D warnings"
+                )
+                .run()?;
                 cmd!(shell, "cargo test --quiet --package vyre-hip {features...}").run()?;
             }
         }

@@ -23,7 +23,7 @@
 //! first trap reported is that of the invocation with the least linear global id among those that trapped.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vyre_foundation::{DataType, ValidatedProgram};
 
@@ -82,6 +82,23 @@ pub trait CompiledPipeline: Send + Sync {
         bindings: &[BufferBinding],
         config: &DispatchConfig,
     ) -> Result<DispatchOutcome, BackendError>;
+
+    /// Runs the kernel once for each row of bindings, in order, and waits for all of them. The deadline is
+    /// for the whole. Backends whose launches cost time wait once.
+    ///
+    /// After an error the rows before the one that failed have run, and those behind it may have.
+    fn dispatch_rows(
+        &self,
+        rows: &[&[BufferBinding]],
+        config: &DispatchConfig,
+    ) -> Result<Vec<DispatchOutcome>, BackendError> {
+        let started = Instant::now();
+        let row = |bindings: &&[BufferBinding]| {
+            let left = config.deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
+            self.dispatch(bindings, &DispatchConfig { deadline: left, ..config.clone() })
+        };
+        rows.iter().map(row).collect()
+    }
 }
 
 /// Who a backend is.

@@ -10,10 +10,10 @@ use vyre_driver::{
 use vyre_foundation::{ProgramKind, ValidatedProgram};
 
 use super::lane::Lane;
-use super::{GENERATION, Inner, unsupported};
+use super::{GENERATION, Inner, compile_failed};
 use crate::DeviceError;
 use crate::compile::Platform;
-use crate::compile::{CodeObject, CompileError, CompileRequest};
+use crate::compile::{CodeObject, CompileRequest};
 use crate::device::{DeviceMemory, Function, LaunchConfig, Module};
 use crate::emit::abi::{self, Arguments};
 use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers};
@@ -92,7 +92,9 @@ impl Kernel {
             table::check_elements(decl, binding.byte_offset, binding.byte_len)?;
             // Indices are 32 bits: what lies behind them cannot be reached.
             let len = (binding.byte_len / decl.element.size() as u64).min(u32::MAX.into());
-            addresses.push(abi::Binding { data: memory.address() + binding.byte_offset, len });
+            // There is something to be loaded even from an empty buffer.
+            let data = if len == 0 { lane.control() } else { memory.address() + binding.byte_offset };
+            addresses.push(abi::Binding { data, len });
             memory.keep_for(lane.stream());
         }
         let workgroups: u64 = config.grid.iter().map(|&n| u64::from(n)).product();
@@ -238,11 +240,7 @@ impl Loaded {
             flags: &flags,
             lines: Some(&lines),
         };
-        let compile = || {
-            inner.compiler.compile(&request).map_err(|error: CompileError| {
-                if error.is_missing_compiler() { unsupported(error) } else { failed(error.to_string()) }
-            })
-        };
+        let compile = || inner.compiler.compile(&request).map_err(|error| compile_failed(name, error));
         let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
         let object = compile()?;
         let module = match load(&object) {

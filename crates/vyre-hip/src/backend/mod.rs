@@ -74,7 +74,7 @@ impl HipBackend {
     ) -> Result<HipBackend, BackendError> {
         let context = Context::open(api, ordinal, GENERATION)?;
         let info = context.info();
-        let arch: Architecture = info.arch.parse().map_err(unsupported)?;
+        let arch = Architecture::of_device(&info.arch).map_err(unsupported)?;
         let identity = BackendIdentity {
             name: "hip".to_owned(),
             device: info.name.clone(),
@@ -152,6 +152,14 @@ fn capabilities(info: &DeviceInfo) -> Capabilities {
 /// What the machine lacks, in the words of the driver.
 fn unsupported(error: CompileError) -> BackendError {
     BackendError::Unsupported { what: error.to_string(), remedy: "see docs/gpu-setup.md".to_owned() }
+}
+
+/// Why a source did not become a code object, in the words of the driver.
+pub(crate) fn compile_failed(program: &str, error: CompileError) -> BackendError {
+    if error.is_missing_compiler() {
+        return unsupported(error);
+    }
+    BackendError::CompileFailed { program: program.to_owned(), log: error.to_string() }
 }
 
 impl VyreBackend for HipBackend {

@@ -112,7 +112,7 @@ abi! {
 
     /// A buffer as bound.
     struct Binding("VyreBinding", 16) {
-        /// Device address, aligned to the element.
+        /// Device address, aligned to the element. One element can be loaded from it even if `len` is 0.
         data: u64 @ 0,
         /// Elements, at least as many as declared and at most 2^32 - 1.
         len: u64 @ 8,

@@ -132,7 +132,7 @@ impl Frame<'_, '_> {
         });
         for decl in &self.shared {
             let (name, ty, len) = (&decl.name, element(decl.element), decl.len);
-            self.out.line(format_args!("__shared__ {ty} s_{name}[{len}];"));
+            self.out.line(format_args!("__shared__ {ty} s_{name}[{}];", len.max(1)));
             self.out.line(format_args!("vyre.b_{name} = vyre_share(s_{name}, {len}u);"));
             if clear {
                 self.out.line(format_args!("vyre_clear(vyre, vyre.b_{name});"));
