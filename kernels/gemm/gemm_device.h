@@ -29,6 +29,13 @@ constexpr int kWaveWidth = 32;
 #define VYRE_SHARED_BYTES(name, bytes) __shared__ __attribute__((aligned(128))) unsigned char name[bytes]
 #endif
 
+// Whether sums over partial tiles load ahead: AMD's compiler spills scalar registers over it.
+#if defined(__CUDACC__)
+constexpr bool kPartialsAhead = true;
+#else
+constexpr bool kPartialsAhead = false;
+#endif
+
 VYRE_INLINE float half_bits_to_float(uint32_t bits) {
 #if defined(__CUDACC__)
     return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));

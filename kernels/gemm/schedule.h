@@ -111,7 +111,7 @@ VYRE_INLINE bool add_splits(const VyreGemmArguments &args, const Tile &tile, boo
         accumulators[i] = 0.0f;
     }
     // The partial sums of several splits in flight, where registers allow it.
-#pragma unroll COUNT <= 32 ? 4 : 1
+#pragma unroll kPartialsAhead && COUNT <= 32 ? 4 : 1
     for (uint32_t split = 0; split < args.split_k; ++split) {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {

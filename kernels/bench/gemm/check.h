@@ -102,7 +102,8 @@ struct Checker {
         fill(x, o);
         launch_checked(x, o, choice, vector);
         CUDA_OK(cudaMemsetAsync(verdict, 0, sizeof(Verdict)));
-        judge<<<grid_for(o.c.elements), 256>>>(o.a, o.b, o.c, x.f16, x.alpha, x.beta, x.data, x.seed, verdict);
+        judge<<<grid_for(o.c.elements), 256>>>(o.a, o.b, o.c, x.f16, x.alpha, x.beta, x.data, x.seed,
+                                               choice.entry <= VYRE_GEMM_32X64, verdict);
         Verdict v;
         CUDA_OK(cudaMemcpy(&v, verdict, sizeof v, cudaMemcpyDeviceToHost));
         ++runs;
@@ -280,7 +281,7 @@ static int check(bool quick) {
             }
         }
     }
-    report("infinity, NaN, overflow, subnormals");
+    report(kFlushesSubnormals ? "infinity, NaN, overflow, flushed subnormals" : "infinity, NaN, overflow, subnormals");
     checker.check_repeatable();
     report("100 times the same bits");
     std::printf("Frobenius error, share of its limit: fp32 %.3f, fp16 %.3f\n", checker.worst_f32, checker.worst_f16);

@@ -20,8 +20,13 @@ struct MfmaOperand {
 __device__ inline MfmaOperand mfma_operand(uint32_t low, uint32_t high) { return MfmaOperand{low, high}; }
 
 __device__ inline float emulated_element(const MfmaOperand &operand, int k) {
-    const uint32_t word = k < 2 ? operand.low : operand.high;
-    return __half2float(__ushort_as_half(static_cast<unsigned short>(k % 2 ? word >> 16 : word)));
+    const uint32_t word = (k < 2 ? operand.low : operand.high) >> (k % 2 ? 16 : 0);
+#if defined(VYRE_GEMM_EMULATE_FLUSH) // gfx90a
+    if ((word & 0x7c00) == 0) {
+        return 0.0f;
+    }
+#endif
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
 }
 
 // Every wave of the block executes the same instructions, so block barriers may stand in for a

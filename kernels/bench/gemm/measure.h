@@ -208,23 +208,20 @@ static int tune() {
         std::printf("%llu: cuBLAS %.2f us, graph %.2f\n", (unsigned long long)size, theirs, graph);
         for (uint32_t entry = VYRE_GEMM_128X256; entry <= VYRE_GEMM_32X64; ++entry) {
             for (uint32_t split : {1u, 2u, 4u, 8u}) {
-                for (uint32_t group : {8u}) {
-                    if ((size > 1024 && split != 1) || split * 64 > size) {
-                        continue;
-                    }
-                    VyreGemmChoice choice = {entry, split, group, 0};
-                    choice.grid = vyre_gemm_grid(&choice, size, size, 1);
-                    const auto ours = [&](int i) { problem.ours(bench, choice, i); };
-                    bench.time(ours, 5);
-                    const double mine = bench.time(ours, calls);
-                    std::printf("  %-8s split %u group %2u: %9.2f us %.2f", VYRE_GEMM_ENTRIES[entry].name + 14, split,
-                                group, mine, theirs / mine);
-                    if (graph > 0) {
-                        const double replayed = bench.time_graph(ours, 100);
-                        std::printf(" graph %7.2f %.2f", replayed, graph / replayed);
-                    }
-                    std::printf("\n");
+                if ((size > 1024 && split != 1) || split * 64 > size) {
+                    continue;
                 }
+                VyreGemmChoice choice = {entry, split, 8, 0};
+                choice.grid = vyre_gemm_grid(&choice, size, size, 1);
+                const auto ours = [&](int i) { problem.ours(bench, choice, i); };
+                bench.time(ours, 5);
+                const double mine = bench.time(ours, calls);
+                std::printf("  %-8s split %u: %9.2f us %.2f", VYRE_GEMM_ENTRIES[entry].name + 14, split, mine, theirs / mine);
+                if (graph > 0) {
+                    const double replayed = bench.time_graph(ours, 100);
+                    std::printf(" graph %7.2f %.2f", replayed, graph / replayed);
+                }
+                std::printf("\n");
             }
         }
     }

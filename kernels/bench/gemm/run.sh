@@ -22,7 +22,8 @@ if [ "${1:-check}" = check ]; then
     build plain -DVYRE_GEMM_CHECK_ONLY -DVYRE_GEMM_FORCE_PLAIN
     build mfma -DVYRE_GEMM_CHECK_ONLY -DVYRE_GEMM_EMULATE_MFMA
     build wmma -DVYRE_GEMM_CHECK_ONLY -DVYRE_GEMM_EMULATE_WMMA
-    for name in plain mfma wmma; do
+    build mfma_flush -DVYRE_GEMM_CHECK_ONLY -DVYRE_GEMM_EMULATE_MFMA -DVYRE_GEMM_EMULATE_FLUSH
+    for name in plain mfma mfma_flush wmma; do
         echo "$name:"
         "$out/$name" check quick
     done
