@@ -8,7 +8,7 @@ use std::time::Duration;
 use half::{bf16, f16};
 use libtest_mimic::Trial;
 use vyre_cpu::CpuBackend;
-use vyre_driver::{BackendError, BufferDesc, DispatchConfig, DispatchOutcome, VyreBackend};
+use vyre_driver::{BackendError, BufferBinding, BufferDesc, DispatchConfig, DispatchOutcome, VyreBackend};
 use vyre_foundation::arbitrary::arbitrary_program;
 use vyre_foundation::builder::{Operand, ProgramBuilder};
 use vyre_foundation::{
@@ -80,6 +80,13 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
             (first..first + A_TRIAL).try_for_each(|seed| differs(device.backend.as_ref(), seed)).into()
         }));
     }
+    let bodies: [(&str, fn(&dyn VyreBackend) -> Result<(), String>); 2] =
+        [("large_grid", large_grid), ("rows", rows)];
+    for (name, body) in bodies {
+        let device = device.clone();
+        let name = format!("{}::program::{name}", device.name);
+        trials.push(records.trial(name, move || body(device.backend.as_ref()).into()));
+    }
     for (name, from, to) in [
         ("f16_to_f32", DataType::F16, DataType::F32),
         ("bf16_to_f32", DataType::BF16, DataType::F32),
@@ -90,6 +97,90 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
         let name = format!("{}::half::{name}", device.name);
         trials.push(records.trial(name, move || convert(device.backend.as_ref(), from, to).into()));
     }
+}
+
+/// A kernel whose workgroups wait for one another twice, over a grid that no device has resident as a whole.
+fn large_grid(backend: &dyn VyreBackend) -> Result<(), String> {
+    const SIZE: u32 = 256;
+    let groups = backend.capabilities().resident_workgroups.saturating_mul(16).clamp(512, 1 << 16);
+    let mut p = ProgramBuilder::kernel("large_grid").workgroup_size([SIZE, 1, 1]);
+    let values = p.buffer("values", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
+    let sums = p.buffer("sums", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
+    p.entry(|f| {
+        let me = f.let_("me", Builtin::GlobalId(Axis::X));
+        let before = f.let_("before", values.load(me));
+        f.grid_barrier();
+        // The mirror image's value, and what this invocation remembers across the barrier.
+        let other = f.let_("other", values.load(values.len() - 1 - me));
+        f.grid_barrier();
+        f.store(values, me, other + before * 3);
+        f.atomic_add(sums, 0, other);
+    });
+    let program = p.validate().map_err(|errors| errors.to_string())?;
+    let count = groups * SIZE;
+    let value = |i: u32| i.wrapping_mul(0x9e37_79b9);
+    let bytes =
+        |values: &mut dyn Iterator<Item = u32>| values.flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
+    let mut data = [
+        Data { element: DataType::U32, bytes: bytes(&mut (0..count).map(value)) },
+        Data { element: DataType::U32, bytes: vec![0; 4] },
+    ];
+    run(backend, &program, &mut data, [groups, 1, 1]).map_err(|error| describe(&error))?;
+    let mirrored = |i: u32| value(count - 1 - i).wrapping_add(value(i).wrapping_mul(3));
+    let sum = (0..count).fold(0_u32, |sum, i| sum.wrapping_add(value(i)));
+    let [values, sums] = &data;
+    if values.bytes != bytes(&mut (0..count).map(mirrored)) {
+        return Err(format!("{groups} workgroups did not all wait for one another"));
+    }
+    if sums.bytes == sum.to_le_bytes() {
+        Ok(())
+    } else {
+        Err("an atomic ran twice, or not at all".to_owned())
+    }
+}
+
+/// Many rows in one call give what as many calls give, and a repeat over resident buffers goes on from there.
+fn rows(backend: &dyn VyreBackend) -> Result<(), String> {
+    const ROWS: u64 = 24;
+    const LEN: u64 = 1000;
+    let mut p = ProgramBuilder::kernel("row").workgroup_size([64, 1, 1]);
+    let row = p.buffer("row", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
+    let total = p.buffer("total", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
+    p.entry(|f| {
+        let me = f.let_("me", Builtin::GlobalId(Axis::X));
+        // Each row sees what those before it have added.
+        f.if_(me.lt(row.len()), |f| f.store(row, me, row.load(me) * 2 + total.load(0)));
+        f.grid_barrier();
+        f.if_(me.eq_(0), |f| {
+            f.atomic_add(total, 0, 1_u32);
+        });
+    });
+    let program = p.validate().map_err(|errors| errors.to_string())?;
+    let error = |error: BackendError| describe(&error);
+    let pipeline = backend.compile(&program).map_err(error)?;
+    let all = backend.create_buffer(&BufferDesc::new("rows", DataType::U32, ROWS * LEN)).map_err(error)?;
+    let count = backend.create_buffer(&BufferDesc::new("total", DataType::U32, 1)).map_err(error)?;
+    let bindings: Vec<_> = (0..ROWS).map(|row| [all.slice(row * LEN, LEN), count.binding()]).collect();
+    let bindings: Vec<&[BufferBinding]> = bindings.iter().map(|row| &row[..]).collect();
+    let mut config = DispatchConfig::new([LEN.div_ceil(64) as u32, 1, 1]);
+    config.deadline = Some(Duration::from_secs(30));
+    for repeat in 0..3 {
+        let outcomes = pipeline.dispatch_rows(&bindings, &config).map_err(error)?;
+        if outcomes.len() as u64 != ROWS {
+            return Err(format!("{} outcomes for {ROWS} rows in repeat {repeat}", outcomes.len()));
+        }
+    }
+    let mut found = vec![0; (ROWS * LEN * 4) as usize];
+    backend.read_buffer(all, 0, &mut found).map_err(error)?;
+    for (row, bytes) in (0_u32..).zip(found.chunks((LEN * 4) as usize)) {
+        // Three updates, the total being the row's number plus 24 a repeat.
+        let expected = (0..3).fold(0, |value: u32, repeat| value * 2 + row + repeat * ROWS as u32);
+        if bytes.chunks(4).any(|element| element != expected.to_le_bytes()) {
+            return Err(format!("row {row} is not {expected} throughout"));
+        }
+    }
+    backend.destroy_buffer(all).map_err(error)?;
+    backend.destroy_buffer(count).map_err(error)
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): the same numbers for a seed everywhere.
