@@ -9,6 +9,8 @@
 //!   to move bytes, and [`wait`] sleeps and wakes;
 //! * [`protocol`] has the numbers both sides agree on.
 //!
+//! Beside them, [`gemm`] states the matrix product that every backend has.
+//!
 //! It names no concrete backend, and never will; nor does it know what an opcode means.
 //!
 //! ```
@@ -33,6 +35,7 @@ pub mod arena;
 pub mod backend;
 pub mod buffer;
 pub mod error;
+pub mod gemm;
 pub mod io_queue;
 pub mod layout;
 pub mod protocol;

@@ -10,7 +10,8 @@
 //! * `emit` turns a validated program into one HIP C++ source for both vendors;
 //! * `compile` finds a compiler and turns sources into code objects, through a cache;
 //! * `kernels` embeds the hand-written sources of the workspace's `kernels/` folder;
-//! * `backend` joins them behind the driver's traits.
+//! * `backend` joins them behind the driver's traits;
+//! * `gemm` launches the matrix product of `kernels/` with checked arguments.
 
 pub mod api;
 mod backend;
@@ -19,6 +20,7 @@ pub mod detect;
 pub mod device;
 pub mod emit;
 mod error;
+pub mod gemm;
 pub mod kernels;
 
 pub use backend::HipBackend;
