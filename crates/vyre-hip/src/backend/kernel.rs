@@ -14,7 +14,7 @@ use super::{GENERATION, Inner, compile_failed};
 use crate::DeviceError;
 use crate::compile::Platform;
 use crate::compile::{CodeObject, CompileRequest};
-use crate::device::{DeviceMemory, Function, LaunchConfig, Module};
+use crate::device::{DeviceMemory, Event, Function, LaunchConfig, Module};
 use crate::emit::abi::{self, Arguments};
 use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers};
 use crate::kernels;
@@ -22,6 +22,9 @@ use crate::kernels;
 /// How long a dispatch that was aborted may take to end: the kernel looks at the abort word every half a
 /// millisecond, so what has not ended by then does not look.
 const ABORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Rows that are enqueued before one is waited for.
+const ROWS_UNDER_WAY: usize = 16;
 
 /// A compiled kernel.
 pub(super) struct Kernel {
@@ -146,6 +149,26 @@ impl Kernel {
         Ok(())
     }
 
+    /// Enqueues rows, each behind the one before it, on lanes of their own.
+    fn enqueue_rows(
+        &self,
+        rows: &[&[BufferBinding]],
+        config: &DispatchConfig,
+    ) -> Result<Vec<Lane>, BackendError> {
+        let mut lanes: Vec<Lane> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let lane = self.inner.lanes.take()?;
+            if let Some(before) = lanes.last() {
+                let done = Event::without_timing(&self.inner.context)?;
+                done.record(before.stream())?;
+                lane.stream().wait_for(&done)?;
+            }
+            self.enqueue(&lane, row, config)?;
+            lanes.push(lane);
+        }
+        Ok(lanes)
+    }
+
     fn check_grid(&self, config: &DispatchConfig) -> Result<(), BackendError> {
         let most = self.inner.context.info().max_grid;
         if !config.grid.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n)) {
@@ -205,13 +228,35 @@ impl CompiledPipeline for Kernel {
         bindings: &[BufferBinding],
         config: &DispatchConfig,
     ) -> Result<DispatchOutcome, BackendError> {
+        let mut outcomes = self.dispatch_rows(&[bindings], config)?;
+        // There is one for each row.
+        outcomes.pop().ok_or_else(|| BackendError::invalid("bindings", "no row", "one"))
+    }
+
+    fn dispatch_rows(
+        &self,
+        rows: &[&[BufferBinding]],
+        config: &DispatchConfig,
+    ) -> Result<Vec<DispatchOutcome>, BackendError> {
         let started = Instant::now();
         self.check_grid(config)?;
-        let lane = self.inner.lanes.take()?;
-        self.enqueue(&lane, bindings, config)?;
-        let trap = self.finish(&lane, config, started)?;
-        self.inner.lanes.give_back(lane);
-        Ok(DispatchOutcome { elapsed: started.elapsed(), trap })
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(ROWS_UNDER_WAY) {
+            let lanes = self.enqueue_rows(rows, config)?;
+            let mut lanes = lanes.into_iter();
+            while let Some(lane) = lanes.next() {
+                match self.finish(&lane, config, started) {
+                    Ok(trap) => outcomes.push(DispatchOutcome { elapsed: started.elapsed(), trap }),
+                    Err(error) => {
+                        // The rows behind it would run on; their lanes are waited for as they are dropped.
+                        lanes.try_for_each(|lane| lane.abort())?;
+                        return Err(error);
+                    }
+                }
+                self.inner.lanes.give_back(lane);
+            }
+        }
+        Ok(outcomes)
     }
 }
 
