@@ -33,7 +33,7 @@ fn megakernel() -> &'static Megakernel {
                     left.eq_(0u32),
                     |h| h.complete(7u32),
                     |h| {
-                        let rest = vec![(left - 1u32); 12];
+                        let rest = vec![left - 1u32; 12];
                         h.requeue(rest);
                     },
                 );
