@@ -1,7 +1,8 @@
 //! The fp16 matrix product against fp64, by the gates that any of its kernels must pass.
 
 use half::f16;
-use vyre_cpu::externals::{GemmElement, GemmProblem, gemm_f16, gemm_f64};
+use vyre_cpu::externals::{GemmElement, gemm_f16, gemm_f64};
+use vyre_driver::gemm::GemmProblem;
 
 /// Values behind rows and around C that nobody may touch.
 const CANARY: f32 = -77.0;

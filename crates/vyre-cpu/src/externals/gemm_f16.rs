@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use vyre_driver::gemm::GemmProblem;
 use vyre_foundation::Literal;
 use vyre_foundation::externals::{GEMM_F16, GEMM_F16_F16, Signature};
 
@@ -32,62 +33,10 @@ const _: () = assert!(PANEL.is_multiple_of(ROWS) && WIDTH.is_multiple_of(COLUMNS
 /// Multiplications that a further thread is started for: some tenths of a millisecond.
 const WORK_PER_THREAD: u128 = 1 << 24;
 
-/// A batch of matrix products. Everything counts elements.
-///
-/// Matrices are row-major. A row begins `ld` elements behind the one before; an `ld` below the length of a row
-/// counts as that length. Problem i of the batch begins `i * stride` elements behind the first. What lies outside
-/// of a slice loads as zero and is not stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GemmProblem {
-    /// Rows of A and C.
-    pub m: u64,
-    /// Columns of B and C.
-    pub n: u64,
-    /// Columns of A, rows of B.
-    pub k: u64,
-    /// From one row of A to the next.
-    pub lda: u64,
-    /// From one row of B to the next.
-    pub ldb: u64,
-    /// From one row of C to the next.
-    pub ldc: u64,
-    /// How many problems there are.
-    pub batch: u64,
-    /// From one A to the next.
-    pub stride_a: u64,
-    /// From one B to the next.
-    pub stride_b: u64,
-    /// From one C to the next. Problems whose C overlap are computed one after the other.
-    pub stride_c: u64,
-    /// Factor of the product. With 0, A and B are not read.
-    pub alpha: f32,
-    /// Factor of C. With 0, C is not read.
-    pub beta: f32,
-}
-
-impl GemmProblem {
-    /// One product of dense matrices, with alpha 1 and beta 0.
-    pub fn dense(m: u64, n: u64, k: u64) -> GemmProblem {
-        GemmProblem {
-            m,
-            n,
-            k,
-            lda: k,
-            ldb: n,
-            ldc: n,
-            batch: 1,
-            stride_a: m.saturating_mul(k),
-            stride_b: k.saturating_mul(n),
-            stride_c: m.saturating_mul(n),
-            alpha: 1.0,
-            beta: 0.0,
-        }
-    }
-
-    /// What an element of C becomes.
-    fn blend(&self, sum: f32, old: impl FnOnce() -> f32) -> f32 {
-        if self.beta == 0.0 { self.alpha * sum } else { self.alpha.mul_add(sum, self.beta * old()) }
-    }
+/// What an element of C becomes.
+fn blend(problem: &GemmProblem, sum: f32, old: impl FnOnce() -> f32) -> f32 {
+    let GemmProblem { alpha, beta, .. } = *problem;
+    if beta == 0.0 { alpha * sum } else { alpha.mul_add(sum, beta * old()) }
 }
 
 /// What C may hold.
@@ -119,6 +68,10 @@ impl GemmElement for f16 {
 }
 
 /// Computes a batch on at most so many threads.
+///
+/// It is defined for every problem and all lengths: what lies outside of a slice loads as zero and is not stored, a
+/// leading dimension below the length of a row counts as that length, and problems whose C overlap are computed one
+/// after the other. [`GemmProblem::check`] tells whether that was meant.
 pub fn gemm_f16<C: GemmElement>(problem: &GemmProblem, a: &[f16], b: &[f16], c: &mut [C], threads: usize) {
     for index in 0..problem.batch {
         let first = |stride: u64| usize::try_from(index.saturating_mul(stride)).unwrap_or(usize::MAX);
@@ -133,7 +86,7 @@ pub fn gemm_f16<C: GemmElement>(problem: &GemmProblem, a: &[f16], b: &[f16], c: 
         in_parallel(panels, shape.threads(threads), |(c, panel), scratch| {
             let store = |row: usize, column: usize, sum| {
                 if let Some(c) = row.checked_mul(ldc).and_then(|first| c.get_mut(first + column)) {
-                    *c = C::from_f32(problem.blend(sum, || c.to_f32()));
+                    *c = C::from_f32(blend(problem, sum, || c.to_f32()));
                 }
             };
             let widen_a = |first, into: &mut [f32]| widen(a, first, into);
@@ -330,7 +283,7 @@ pub struct GemmReference {
     pub magnitude: f64,
 }
 
-/// The elements of C in fp64: row by row without gaps, problem by problem.
+/// The elements of C in fp64, row by row without gaps, problem by problem; defined as [`gemm_f16`] is.
 pub fn gemm_f64<C: GemmElement>(problem: &GemmProblem, a: &[f16], b: &[f16], c: &[C]) -> Vec<GemmReference> {
     let at = |index: u64, stride: u64, row: u64, ld: u64, column: u64| {
         let first = index.checked_mul(stride)?.checked_add(row.checked_mul(ld)?)?;
@@ -422,7 +375,7 @@ fn multiply(problem: &GemmProblem, [a, b, c]: [&ExternalView<'_>; 3], at: [u64; 
                 Literal::F32(bits) => f32::from_bits(bits),
                 _ => 0.0,
             };
-            c.store(index, Literal::f32(problem.blend(sum, old)));
+            c.store(index, Literal::f32(blend(problem, sum, old)));
         };
         let from = |view: &ExternalView<'_>, at: u64, first: u64, into: &mut [f32]| {
             view.load_floats(at.saturating_add(first), into);

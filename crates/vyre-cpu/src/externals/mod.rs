@@ -19,7 +19,7 @@ use vyre_foundation::{BufferAccess, BufferDecl, DataType, Literal, Program};
 
 use crate::memory::View;
 
-pub use gemm_f16::{GemmElement, GemmProblem, GemmReference, gemm_f16, gemm_f64};
+pub use gemm_f16::{GemmElement, GemmReference, gemm_f16, gemm_f64};
 
 /// An external function as this backend executes it.
 pub trait ExternalFunction: fmt::Debug + Send + Sync {
