@@ -21,10 +21,11 @@
 //!
 //! The layers are crates of their own, each usable alone, and re-exported here whole: [`foundation`] (the
 //! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend), [`hip`] (GPUs) and
-//! [`runtime`] (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]) and the scanner behind
-//! `vyre scan` ([`scan`]).
+//! [`runtime`] (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]), the scanner behind
+//! `vyre scan` ([`scan`]), and the verified matrix product behind `vyre gemm` ([`gemm`]).
 
 mod backends;
+pub mod gemm;
 pub mod scan;
 
 pub use backends::{BackendChoice, BackendReport, OpenError, open, survey};

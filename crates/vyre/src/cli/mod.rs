@@ -2,6 +2,7 @@
 //!
 //! Exit status 2 is an error, whatever else was found.
 
+mod gemm;
 mod info;
 mod messages;
 mod output;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Command {
     /// Search files for many patterns at once.
     Scan(scan::ScanArguments),
+    /// Multiply matrices on random data: verify the result, and take the time.
+    Gemm(gemm::GemmArguments),
     /// List backends and devices, and why a backend is not available.
     Info(info::InfoArguments),
 }
@@ -58,6 +61,7 @@ const FAILURE: u8 = 2;
 pub(crate) fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Scan(arguments) => scan::run(&arguments),
+        Command::Gemm(arguments) => gemm::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
     };
     match done {

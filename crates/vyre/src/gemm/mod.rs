@@ -1,0 +1,48 @@
+//! The fp16 matrix product: run, verified and measured; what is behind `vyre gemm`.
+//!
+//! * `data` makes matrices from a seed, with poison and canaries;
+//! * `device` computes products on the host or on a GPU;
+//! * `gates` says what a result must pass, and compares;
+//! * `report` is what was found.
+//!
+//! Absent on purpose: the kernels (`kernels/gemm_f16.hip`, `vyre_cpu::externals`), and comparisons with other
+//! libraries, which are a benchmark's.
+
+mod data;
+mod device;
+mod gates;
+mod report;
+
+use vyre_driver::BackendError;
+use vyre_driver::gemm::{GemmOutput, GemmProblem};
+
+pub use data::{GemmCase, GemmData, GemmElements, GemmOperands};
+pub use device::{CpuGemm, GemmDevice, GemmFacts, GemmTiming, HipGemm};
+pub use gates::{GemmGate, check, verify};
+pub use report::GemmReport;
+
+/// Verifies a product by all gates and takes its time on random normal data.
+///
+/// # Errors
+///
+/// A problem that does not fit a process ([`BackendError::InvalidArgument`]), and what the device answers. A gate
+/// that is not passed is no error: it is in the report.
+pub fn run(
+    device: &dyn GemmDevice,
+    problem: &GemmProblem,
+    output: GemmOutput,
+    seed: u64,
+    samples: u32,
+) -> Result<GemmReport, BackendError> {
+    problem.check(u64::MAX, u64::MAX, u64::MAX)?;
+    let case = GemmCase { problem: *problem, output, data: GemmData::Normal, seed, offset: 0 };
+    let gates = gates::verify(device, problem, output, seed)?;
+    let mut operands = case.operands();
+    let facts = device.facts(problem, &operands)?;
+    let timing = if problem.is_empty() { None } else { Some(device.time(problem, &mut operands, samples)?) };
+    let copy_rate = device.copy_rate()?;
+    Ok(GemmReport::new(problem, output, seed, facts, gates, timing, copy_rate))
+}
+
+#[cfg(test)]
+mod tests;

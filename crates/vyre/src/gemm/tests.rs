@@ -1,0 +1,258 @@
+//! The gates pass what is right and catch what is not.
+
+use std::cell::Cell;
+
+use half::f16;
+use vyre_driver::BackendError;
+use vyre_driver::gemm::{GemmOutput, GemmProblem};
+
+use super::data::layouts;
+use super::*;
+
+/// The host's product, with something done to the result. Counts its runs.
+struct Broken<F> {
+    fault: F,
+    runs: Cell<u32>,
+}
+
+impl<F: Fn(&GemmProblem, &GemmOperands, &mut GemmElements, u32)> GemmDevice for Broken<F> {
+    fn facts(&self, problem: &GemmProblem, operands: &GemmOperands) -> Result<GemmFacts, BackendError> {
+        CpuGemm::default().facts(problem, operands)
+    }
+
+    fn multiply(&self, problem: &GemmProblem, operands: &mut GemmOperands) -> Result<(), BackendError> {
+        let before = operands.clone();
+        CpuGemm::default().multiply(problem, operands)?;
+        (self.fault)(problem, &before, &mut operands.c, self.runs.get());
+        self.runs.set(self.runs.get() + 1);
+        Ok(())
+    }
+
+    fn time(
+        &self,
+        problem: &GemmProblem,
+        operands: &mut GemmOperands,
+        samples: u32,
+    ) -> Result<GemmTiming, BackendError> {
+        CpuGemm::default().time(problem, operands, samples)
+    }
+
+    fn copy_rate(&self) -> Result<f64, BackendError> {
+        Ok(1e9)
+    }
+}
+
+const SHAPE: [u64; 3] = [33, 40, 70];
+
+fn shape() -> GemmProblem {
+    let [m, n, k] = SHAPE;
+    GemmProblem { lda: k + 3, ldb: n + 1, ldc: n + 5, ..GemmProblem::dense(m, n, k) }
+}
+
+fn failed(gates: &[GemmGate]) -> Vec<&'static str> {
+    gates.iter().filter(|gate| !gate.passed).map(|gate| gate.name).collect()
+}
+
+/// The gates that fail when this is done to every result.
+fn caught(
+    output: GemmOutput,
+    fault: impl Fn(&GemmProblem, &GemmOperands, &mut GemmElements, u32),
+) -> Vec<&'static str> {
+    let broken = Broken { fault, runs: Cell::new(0) };
+    failed(&verify(&broken, &shape(), output, 5).expect("runs"))
+}
+
+/// Where an element of C is in its buffer.
+fn at(p: &GemmProblem, operands: &GemmOperands, row: u64, column: u64) -> usize {
+    let [_, _, c] = layouts(p, operands.first);
+    c.row(0, row) + column as usize
+}
+
+#[test]
+fn what_is_right_passes_every_gate() {
+    let [m, n, k] = SHAPE;
+    let dense = GemmProblem::dense(m, n, k);
+    let batched = GemmProblem { batch: 3, alpha: 0.7, beta: -1.3, ..dense };
+    let padded = GemmProblem {
+        stride_a: m * (k + 3) + 2,
+        stride_b: k * (n + 1),
+        stride_c: m * (n + 5),
+        batch: 2,
+        ..shape()
+    };
+    let zero = [
+        GemmProblem::dense(0, n, k),
+        GemmProblem::dense(m, n, 0),
+        GemmProblem { alpha: 0.0, beta: 2.0, ..dense },
+    ];
+    let negative = GemmProblem { alpha: -1.0, ..GemmProblem::dense(5, 40, 1) };
+    for problem in
+        [dense, batched, padded, negative, GemmProblem { beta: 1.0, ..shape() }].into_iter().chain(zero)
+    {
+        for output in [GemmOutput::F32, GemmOutput::F16] {
+            let gates = verify(&CpuGemm::default(), &problem, output, 11).expect("runs");
+            assert_eq!(failed(&gates), [""; 0], "{gates:#?}");
+        }
+    }
+}
+
+#[test]
+fn one_wrong_element_is_caught() {
+    for output in [GemmOutput::F32, GemmOutput::F16] {
+        // Less than what the norm sees.
+        let nudge = if output == GemmOutput::F32 { 1e-4 } else { 0.03 };
+        let nudged = caught(output, |p, before, c, _| {
+            let at = at(p, before, 18, 24);
+            c.set(at, c.value(at) + nudge);
+        });
+        assert_eq!(nudged, ["exact", "bound", "specials", "subnormals"], "{output:?}");
+        let doubled = caught(output, |p, before, c, _| {
+            let at = at(p, before, 32, 39);
+            c.set(at, c.value(at) * 2.0 + 3.0);
+        });
+        assert_eq!(doubled, ["exact", "bound", "norm", "specials", "subnormals"], "{output:?}");
+    }
+}
+
+#[test]
+fn nan_is_no_pass() {
+    let nan = caught(GemmOutput::F32, |p, before, c, _| c.set(at(p, before, 0, 0), f64::NAN));
+    assert_eq!(nan, ["exact", "bound", "norm", "specials", "subnormals"]);
+}
+
+#[test]
+fn what_was_not_written_is_caught() {
+    let unwritten = caught(GemmOutput::F16, |p, before, c, _| {
+        let (at, GemmElements::F16(after), GemmElements::F16(before)) = (at(p, before, 8, 39), c, &before.c)
+        else {
+            panic!("fp16");
+        };
+        after[at] = before[at];
+    });
+    assert_eq!(unwritten, ["exact", "bound", "norm", "specials", "subnormals"]);
+}
+
+#[test]
+fn canaries_are_watched() {
+    for place in [[0, 40], [32, 44]] {
+        let [row, column] = place;
+        let trampled = caught(GemmOutput::F32, |p, before, c, _| c.set(at(p, before, row, column), 0.0));
+        assert_eq!(trampled, ["exact", "bound", "specials", "subnormals"], "{place:?}");
+    }
+    let before_c = caught(GemmOutput::F32, |p, before, c, _| c.set(at(p, before, 0, 0) - 1, 0.0));
+    assert_eq!(before_c, ["exact", "bound", "specials", "subnormals"]);
+}
+
+/// Sums in fp16: integers are still exact, which is why there is more than one gate.
+#[test]
+fn fp16_sums_are_caught() {
+    let narrow = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _: u32| {
+        let [a, b, _] = layouts(p, before.first);
+        for (row, column) in (0..p.m).flat_map(|row| (0..p.n).map(move |column| (row, column))) {
+            let mut sum = f16::ZERO;
+            for k in 0..p.k {
+                let product = before.a[a.row(0, row) + k as usize].to_f32()
+                    * before.b[b.row(0, k) + column as usize].to_f32();
+                sum = f16::from_f32(sum.to_f32() + product);
+            }
+            c.set(at(p, before, row, column), sum.to_f64());
+        }
+    };
+    let found = caught(GemmOutput::F32, narrow);
+    assert!(found.contains(&"bound") && found.contains(&"norm"), "{found:?}");
+    assert!(!found.contains(&"exact"), "small integers are exact in fp16 too: {found:?}");
+}
+
+#[test]
+fn flushed_subnormals_are_caught_where_they_must_not_be() {
+    let flushed = caught(GemmOutput::F32, |p, before, c, _| {
+        for (row, column) in (0..p.m).flat_map(|row| (0..p.n).map(move |column| (row, column))) {
+            let at = at(p, before, row, column);
+            if c.value(at).abs() < 1e-1 {
+                c.set(at, 0.0);
+            }
+        }
+    });
+    assert!(flushed.contains(&"subnormals"), "{flushed:?}");
+}
+
+#[test]
+fn infinities_are_not_finite_numbers() {
+    let clamped = caught(GemmOutput::F16, |_, _, c, _| {
+        for at in 0..c.len() {
+            if c.value(at).is_infinite() {
+                c.set(at, 65504.0_f64.copysign(c.value(at)));
+            }
+        }
+    });
+    assert_eq!(clamped, ["specials"]);
+}
+
+#[test]
+fn other_bits_the_next_time_are_caught() {
+    let unsteady = caught(GemmOutput::F32, |p, before, c, run| {
+        if run > 40 {
+            let at = at(p, before, 3, 3);
+            c.set(at, c.value(at) * (1.0 + 2_f64.powi(-23)));
+        }
+    });
+    assert_eq!(unsteady, ["repeat"]);
+}
+
+#[test]
+fn short_matrices_must_be_refused() {
+    struct Careless;
+    impl GemmDevice for Careless {
+        fn facts(&self, _: &GemmProblem, _: &GemmOperands) -> Result<GemmFacts, BackendError> {
+            Ok(GemmFacts::default())
+        }
+        fn multiply(&self, problem: &GemmProblem, operands: &mut GemmOperands) -> Result<(), BackendError> {
+            if CpuGemm::default().multiply(problem, operands).is_err() {}
+            Ok(())
+        }
+        fn time(&self, p: &GemmProblem, o: &mut GemmOperands, n: u32) -> Result<GemmTiming, BackendError> {
+            CpuGemm::default().time(p, o, n)
+        }
+        fn copy_rate(&self) -> Result<f64, BackendError> {
+            Ok(1.0)
+        }
+    }
+    let gates = verify(&Careless, &shape(), GemmOutput::F32, 1).expect("runs");
+    assert_eq!(failed(&gates), ["arguments"]);
+}
+
+/// Where rows are sampled, a wrong element in any other row changes that row's weighted sum.
+#[test]
+fn rows_that_are_not_sampled_are_summed() {
+    let case = GemmCase {
+        problem: GemmProblem { beta: 1.0, ..GemmProblem::dense(1000, 700, 700) },
+        output: GemmOutput::F32,
+        data: GemmData::Integers,
+        seed: 9,
+        offset: 0,
+    };
+    let gates = check(&CpuGemm::default(), &case).expect("runs");
+    assert!(gates.iter().all(|gate| gate.passed && gate.elements < 700_000), "{gates:?}");
+    for row in [1, 501, 998] {
+        let fault = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+            let at = at(p, before, row, 699);
+            c.set(at, c.value(at) - 1.0);
+        };
+        let gates = check(&Broken { fault, runs: Cell::new(0) }, &case).expect("runs");
+        assert_eq!(failed(&gates), ["exact"], "row {row}");
+    }
+}
+
+#[test]
+fn the_report_says_what_was_and_was_not_measured() {
+    let report = run(&CpuGemm::default(), &shape(), GemmOutput::F16, 3, 3).expect("runs");
+    assert!(report.passed);
+    let text = report.to_markdown();
+    for part in
+        ["# GEMM 33 x 40 x 70: right", "| exact | yes |", "TFLOP/s", "Not measured, not claimed:", "C f16"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (tflops, seconds) = (report.tflops.expect("timed"), report.timing.expect("timed").seconds);
+    assert!((tflops * 1e12 * seconds - 2.0 * 33.0 * 40.0 * 70.0).abs() < 1e-3);
+}
