@@ -9,9 +9,7 @@ use vyre_foundation::DataType;
 
 use super::Device;
 use super::programs::{describe, endless};
-use super::trial::Records;
-
-type Body = fn(&dyn VyreBackend) -> Result<(), String>;
+use super::trial::{Body, Records};
 
 const TRIALS: &[(&str, Body)] = &[
     ("out_of_memory", out_of_memory),

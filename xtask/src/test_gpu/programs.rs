@@ -16,7 +16,7 @@ use vyre_foundation::{
 };
 
 use super::Device;
-use super::trial::Records;
+use super::trial::{Body, Records};
 
 /// Random programs for each device, and how many of them make one trial.
 const RANDOM_PROGRAMS: u64 = 96;
@@ -80,9 +80,7 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
             (first..first + A_TRIAL).try_for_each(|seed| differs(device.backend.as_ref(), seed)).into()
         }));
     }
-    let bodies: [(&str, fn(&dyn VyreBackend) -> Result<(), String>); 2] =
-        [("large_grid", large_grid), ("rows", rows)];
-    for (name, body) in bodies {
+    for (name, body) in [("large_grid", large_grid as Body), ("rows", rows)] {
         let device = device.clone();
         let name = format!("{}::program::{name}", device.name);
         trials.push(records.trial(name, move || body(device.backend.as_ref()).into()));

@@ -14,6 +14,9 @@ use vyre_driver::VyreBackend;
 /// How long a trial may take, compiling included.
 const DEADLINE: Duration = Duration::from_secs(240);
 
+/// A body that needs no more than the backend.
+pub(crate) type Body = fn(&dyn VyreBackend) -> Result<(), String>;
+
 /// What a trial's body comes to.
 pub(crate) enum Verdict {
     /// As it must be.
