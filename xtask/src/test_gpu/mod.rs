@@ -5,6 +5,7 @@
 
 mod bundle;
 mod errors;
+mod gemm;
 mod programs;
 mod suite;
 mod trial;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use vyre_cpu::CpuBackend;
 use vyre_driver::VyreBackend;
+use vyre_hip::HipBackend;
 
 use trial::Records;
 
@@ -49,6 +51,8 @@ pub(crate) struct Device {
     /// What its trials are named after.
     pub(crate) name: String,
     pub(crate) backend: Arc<dyn VyreBackend>,
+    /// The same backend, if it is a GPU's.
+    pub(crate) hip: Option<Arc<HipBackend>>,
 }
 
 /// Runs the suite. The exit status is 0 if every trial passed or is unsupported, and there was a device or
@@ -60,7 +64,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let report = vyre_hip::detect();
     eprintln!("{report}");
-    let mut devices = vec![Device { name: "cpu".to_owned(), backend: Arc::new(CpuBackend::new()) }];
+    let cpu = Device { name: "cpu".to_owned(), backend: Arc::new(CpuBackend::new()), hip: None };
+    let mut devices = vec![cpu];
     let (gpus, missing) = gpus();
     for reason in &missing {
         eprintln!("no trial runs on a GPU: {reason}");
@@ -94,10 +99,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Every GPU that can be opened, and why others cannot.
 fn gpus() -> (Vec<Device>, Vec<String>) {
-    let (backends, errors) = vyre_hip::HipBackend::open_all();
+    let (backends, errors) = HipBackend::open_all();
     let devices = backends.into_iter().map(|backend| {
         let name = format!("hip{}", backend.ordinal());
-        Device { name, backend: Arc::new(backend) as Arc<dyn VyreBackend> }
+        let hip = Arc::new(backend);
+        Device { name, backend: Arc::clone(&hip) as Arc<dyn VyreBackend>, hip: Some(hip) }
     });
     (devices.collect(), errors.iter().map(ToString::to_string).collect())
 }

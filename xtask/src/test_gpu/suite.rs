@@ -12,6 +12,7 @@ use vyre_runtime::conformance::{self, SCENARIOS, VECTORS};
 
 use super::Device;
 use super::errors;
+use super::gemm;
 use super::programs::{self, Data};
 use super::trial::{Records, Verdict};
 
@@ -86,6 +87,7 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
     }
     programs::add(device, records, trials);
     errors::add(device, records, trials);
+    gemm::add(device, records, trials);
     Ok(())
 }
 

@@ -143,7 +143,8 @@ pub(super) fn judge(case: &GemmCase, before: &GemmOperands, after: &GemmElements
     let mut rows = sample(p, case.seed);
     let all = rows.len() as u64 == p.batch * p.m;
     let mut detail = format!("{} of {} rows", rows.len(), p.batch * p.m);
-    if case.data == GemmData::Integers && !all {
+    let whole_factors = p.alpha.fract() == 0.0 && p.beta.fract() == 0.0;
+    if case.data == GemmData::Integers && whole_factors && !all {
         let summed = weigh(case, before, after, &mut rows, &mut faults);
         detail += &format!(" element by element, {summed} by a weighted sum");
     }

@@ -207,7 +207,7 @@ fn short_matrices_must_be_refused() {
             Ok(GemmFacts::default())
         }
         fn multiply(&self, problem: &GemmProblem, operands: &mut GemmOperands) -> Result<(), BackendError> {
-            if CpuGemm::default().multiply(problem, operands).is_err() {}
+            drop(CpuGemm::default().multiply(problem, operands));
             Ok(())
         }
         fn time(&self, p: &GemmProblem, o: &mut GemmOperands, n: u32) -> Result<GemmTiming, BackendError> {
