@@ -284,3 +284,44 @@ fn info_lists_backends_and_reasons() {
     let reason = object["backends"][1]["reason"].as_str().expect("a reason");
     assert!(reason.contains("/no/such/library.so"), "{reason}");
 }
+
+#[test]
+fn gemm_verifies_measures_and_reports() {
+    let fixture = Fixture::new(b"", &[]);
+    let size = ["gemm", "--m", "33", "--n", "20", "--k", "70"];
+    let with = |more: &[&str]| fixture.run(&[&size[..], more].concat());
+    let (status, stdout, stderr) = with(&["--backend", "cpu", "--repeat", "3", "--markdown", "report.md"]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with("# GEMM 33 x 20 x 70: right\n"), "{stdout}");
+    let written = fs::read_to_string(fixture.path().join("report.md")).expect("written");
+    assert_eq!(written, stdout);
+
+    let more = ["--batch", "2", "--alpha", "-0.5", "--beta", "2", "--out", "f16", "--seed", "7", "--json"];
+    let (status, stdout, stderr) = with(&[&more[..], &["--repeat", "3"]].concat());
+    assert!(status == Some(0) && stderr.contains("there is no GPU"), "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (&report["passed"], &report["batch"], &report["alpha"]),
+        (&true.into(), &2.into(), &(-0.5).into())
+    );
+    assert_eq!(report["types"][2], "f16");
+    let gates: Vec<_> = report["gates"].as_array().expect("gates").iter().map(|gate| &gate["name"]).collect();
+    assert_eq!(gates, ["arguments", "exact", "bound", "norm", "specials", "subnormals", "repeat"]);
+    assert!(report["tflops"].as_f64().expect("timed") > 0.0);
+}
+
+#[test]
+fn gemm_errors_are_status_two() {
+    let fixture = Fixture::new(b"", &[]);
+    for (arguments, expected) in [
+        (&["gemm", "--m", "4", "--n", "4"][..], "--k"),
+        (&["gemm", "--m", "4", "--n", "4", "--k", "4", "--backend", "hip"], "/no/such/library.so"),
+        (&["gemm", "--m", "2147483648", "--n", "4294967296", "--k", "1"], "split the problem"),
+        (&["gemm", "--m", "4194304", "--n", "4194304", "--k", "1"], "out of memory"),
+        (&["gemm", "--m", "4", "--n", "4", "--k", "-4"], "-4"),
+    ] {
+        let (status, stdout, stderr) = fixture.run(arguments);
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}

@@ -2,5 +2,6 @@
 
 mod errors;
 mod fake;
+mod gemm;
 mod launches;
 mod ownership;

@@ -25,8 +25,9 @@ pub use report::GemmReport;
 ///
 /// # Errors
 ///
-/// A problem that does not fit a process ([`BackendError::InvalidArgument`]), and what the device answers. A gate
-/// that is not passed is no error: it is in the report.
+/// A problem that no process can hold ([`BackendError::InvalidArgument`]) or not this host
+/// ([`BackendError::OutOfMemory`]), and what the device answers. A gate that is not passed is no error: it is in
+/// the report.
 pub fn run(
     device: &dyn GemmDevice,
     problem: &GemmProblem,
@@ -35,13 +36,37 @@ pub fn run(
     samples: u32,
 ) -> Result<GemmReport, BackendError> {
     problem.check(u64::MAX, u64::MAX, u64::MAX)?;
+    fits_the_host(problem, output)?;
     let case = GemmCase { problem: *problem, output, data: GemmData::Normal, seed, offset: 0 };
     let gates = gates::verify(device, problem, output, seed)?;
     let mut operands = case.operands();
     let facts = device.facts(problem, &operands)?;
-    let timing = if problem.is_empty() { None } else { Some(device.time(problem, &mut operands, samples)?) };
+    let timing =
+        if problem.is_empty() { None } else { Some(device.time(problem, &mut operands, samples)?) };
     let copy_rate = device.copy_rate()?;
     Ok(GemmReport::new(problem, output, seed, facts, gates, timing, copy_rate))
+}
+
+/// Refuses what the host's memory does not hold: allocating it would end the process.
+fn fits_the_host(problem: &GemmProblem, output: GemmOutput) -> Result<(), BackendError> {
+    /// Before, after, once more, and as bytes on the way to a device.
+    const COPIES: f64 = 4.0;
+    // As if all of them were read.
+    let problem = GemmProblem { alpha: 1.0, beta: 1.0, ..*problem };
+    let requested = COPIES * problem.bytes(output);
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    match kibibytes.map(|kibibytes| kibibytes << 10) {
+        Some(available) if requested > available as f64 => {
+            let what = format!(
+                "the matrices of {} x {} x {}, batch {}, on the host",
+                problem.m, problem.n, problem.k, problem.batch
+            );
+            Err(BackendError::OutOfMemory { what, requested: requested as u64, available })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
