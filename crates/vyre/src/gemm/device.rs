@@ -91,6 +91,12 @@ pub trait GemmDevice {
     /// Bytes a second that a large copy moves, each read and written.
     fn copy_rate(&self) -> Result<f64, BackendError>;
 
+    /// Multiplications and additions that take it about a second, copies to it and back included: what larger
+    /// products are repeated less for.
+    fn quick_operations(&self) -> f64 {
+        2e10
+    }
+
     /// Whether matrix instructions may take fp16's subnormals for zero, as gfx908's and gfx90a's do.
     fn may_flush_subnormals(&self) -> bool {
         false
@@ -295,6 +301,10 @@ impl GemmDevice for HipGemm {
 
     fn copy_rate(&self) -> Result<f64, BackendError> {
         copy_rate(self.gemm.context())
+    }
+
+    fn quick_operations(&self) -> f64 {
+        1e12
     }
 
     fn may_flush_subnormals(&self) -> bool {

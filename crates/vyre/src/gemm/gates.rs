@@ -66,7 +66,7 @@ pub fn verify(
     gates.extend(check(device, &normal)?);
     gates.extend(check(device, &case(&exact, GemmData::Specials))?);
     gates.extend(check(device, &case(&exact, GemmData::Subnormals))?);
-    gates.push(repeat(device, &normal, repeats(problem))?);
+    gates.push(repeat(device, &normal, repeats(device, problem))?);
     Ok(gates)
 }
 
@@ -76,8 +76,8 @@ fn nice(factor: f32) -> f32 {
 }
 
 /// How often the same product runs: 100 times unless it is large.
-fn repeats(problem: &GemmProblem) -> u32 {
-    (2e10 / problem.operations().max(1.0)).clamp(3.0, 100.0) as u32
+fn repeats(device: &dyn GemmDevice, problem: &GemmProblem) -> u32 {
+    (device.quick_operations() / problem.operations().max(1.0)).clamp(3.0, 100.0) as u32
 }
 
 /// Whether matrices that are one element too short are refused.

@@ -132,6 +132,21 @@ fn what_was_not_written_is_caught() {
     assert_eq!(unwritten, ["exact", "bound", "norm", "specials", "subnormals"]);
 }
 
+/// Poison is told from a NaN that is right.
+#[test]
+fn what_was_not_written_is_no_right_nan() {
+    let case =
+        GemmCase { problem: shape(), output: GemmOutput::F32, data: GemmData::Specials, seed: 5, offset: 0 };
+    let fault = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+        let first = at(p, before, 3, 0);
+        let nan = (first..first + p.n as usize).find(|&at| c.value(at).is_nan()).expect("inf - inf");
+        let (GemmElements::F32(after), GemmElements::F32(before)) = (c, &before.c) else { panic!("fp32") };
+        after[nan] = before[nan];
+    };
+    let gates = check(&Broken { fault, runs: Cell::new(0) }, &case).expect("runs");
+    assert_eq!(failed(&gates), ["specials"], "{gates:?}");
+}
+
 #[test]
 fn canaries_are_watched() {
     for place in [[0, 40], [32, 44]] {
