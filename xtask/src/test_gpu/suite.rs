@@ -96,6 +96,8 @@ fn missing(device: &Device, requires: &[String]) -> Option<String> {
     let capabilities = device.backend.capabilities();
     requires.iter().find_map(|feature| match feature.as_str() {
         "grid_barrier" if capabilities.grid_barriers => None,
+        // Every backend here has the functions of `vyre_foundation::externals`.
+        "external_functions" => None,
         "subgroup_operations" if capabilities.subgroup_operations => None,
         "subgroups_of_32" if capabilities.subgroup_operations && capabilities.subgroup_width == 32 => None,
         _ => Some(format!("it requires `{feature}`")),

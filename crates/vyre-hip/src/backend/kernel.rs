@@ -10,6 +10,7 @@ use vyre_driver::{
 use vyre_foundation::{ProgramKind, ValidatedProgram};
 
 use super::lane::Lane;
+use super::watchdog::Watch;
 use super::{GENERATION, Inner, compile_failed};
 use crate::DeviceError;
 use crate::compile::Platform;
@@ -25,6 +26,13 @@ const ABORT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Rows that are enqueued before one is waited for.
 const ROWS_UNDER_WAY: usize = 16;
+
+/// A row that was enqueued.
+struct UnderWay {
+    lane: Lane,
+    /// Aborts it at its deadline, if it has one.
+    watch: Option<Watch>,
+}
 
 /// A compiled kernel.
 pub(super) struct Kernel {
@@ -83,10 +91,11 @@ impl Kernel {
     /// Checks everything, and enqueues one run on a lane.
     fn enqueue(
         &self,
-        lane: &Lane,
+        lane: Lane,
         bindings: &[BufferBinding],
         config: &DispatchConfig,
-    ) -> Result<(), BackendError> {
+        until: Option<Instant>,
+    ) -> Result<UnderWay, BackendError> {
         let decls = &self.program.program().buffers;
         table::check_count(decls, bindings.len())?;
         let mut addresses = Vec::with_capacity(bindings.len());
@@ -134,6 +143,13 @@ impl Kernel {
             }
         };
         lane.begin()?;
+        // Before the launch: no later call of the library is sure to return while the kernel runs.
+        let watch = until.map(|until| self.inner.watchdog.watch(until, lane.aborter())).transpose();
+        let watch = watch.map_err(|error| BackendError::Driver {
+            call: "start the watchdog's thread",
+            code: error.raw_os_error().unwrap_or(0).into(),
+            text: error.to_string(),
+        })?;
         let launch = LaunchConfig { grid: config.grid, workgroup: emitted.workgroup_size, shared_bytes: 0 };
         for function in &loaded.functions {
             if emitted.uses_grid_barrier {
@@ -146,7 +162,7 @@ impl Kernel {
             }
         }
         lane.fetch()?;
-        Ok(())
+        Ok(UnderWay { lane, watch })
     }
 
     /// Enqueues rows, each behind the one before it, on lanes of their own.
@@ -154,19 +170,19 @@ impl Kernel {
         &self,
         rows: &[&[BufferBinding]],
         config: &DispatchConfig,
-    ) -> Result<Vec<Lane>, BackendError> {
-        let mut lanes: Vec<Lane> = Vec::with_capacity(rows.len());
+        until: Option<Instant>,
+    ) -> Result<Vec<UnderWay>, BackendError> {
+        let mut under_way: Vec<UnderWay> = Vec::with_capacity(rows.len());
         for row in rows {
             let lane = self.inner.lanes.take()?;
-            if let Some(before) = lanes.last() {
+            if let Some(before) = under_way.last() {
                 let done = Event::without_timing(&self.inner.context)?;
-                done.record(before.stream())?;
+                done.record(before.lane.stream())?;
                 lane.stream().wait_for(&done)?;
             }
-            self.enqueue(&lane, row, config)?;
-            lanes.push(lane);
+            under_way.push(self.enqueue(lane, row, config, until)?);
         }
-        Ok(lanes)
+        Ok(under_way)
     }
 
     fn check_grid(&self, config: &DispatchConfig) -> Result<(), BackendError> {
@@ -185,31 +201,29 @@ impl Kernel {
         Ok(())
     }
 
-    /// Waits for a run, aborts it at the deadline, and reads how it ended.
+    /// Waits for a run, which the watchdog aborts at its deadline, and reads how it ended.
     fn finish(
         &self,
-        lane: &Lane,
+        row: UnderWay,
         config: &DispatchConfig,
-        started: Instant,
+        until: Option<Instant>,
     ) -> Result<Option<Trap>, BackendError> {
-        let left =
-            config.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(started.elapsed()));
+        let UnderWay { lane, watch } = row;
+        let left = until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(Instant::now()).saturating_add(ABORT_DEADLINE)
+        });
         let label = || config.label.as_deref().unwrap_or(&self.program.program().name).to_owned();
-        match lane.stream().wait(left) {
-            Ok(()) => {}
-            Err(DeviceError::Deadline { .. }) => {
-                lane.abort()?;
-                match lane.stream().wait(ABORT_DEADLINE) {
-                    Err(DeviceError::Deadline { after, .. }) => {
-                        let waited_for = format!("dispatch `{}`, which was aborted, to end", label());
-                        return Err(BackendError::Deadline { waited_for, after });
-                    }
-                    ended => ended?,
-                }
+        lane.stream().wait(left).map_err(|error| match error {
+            DeviceError::Deadline { .. } => {
+                let waited_for = format!("dispatch `{}`, which was aborted, to end", label());
+                BackendError::Deadline { waited_for, after: ABORT_DEADLINE }
             }
-            Err(error) => return Err(error.into()),
-        }
+            error => error.into(),
+        })?;
+        // Before the lane is another dispatch's.
+        drop(watch);
         let control = lane.fetched()?;
+        self.inner.lanes.give_back(lane);
         if control.aborted != 0 {
             let after = config.deadline.unwrap_or_default();
             return Err(BackendError::Deadline { waited_for: format!("dispatch `{}`", label()), after });
@@ -240,20 +254,20 @@ impl CompiledPipeline for Kernel {
     ) -> Result<Vec<DispatchOutcome>, BackendError> {
         let started = Instant::now();
         self.check_grid(config)?;
+        // None past the end of time.
+        let until = config.deadline.and_then(|deadline| started.checked_add(deadline));
         let mut outcomes = Vec::with_capacity(rows.len());
         for rows in rows.chunks(ROWS_UNDER_WAY) {
-            let lanes = self.enqueue_rows(rows, config)?;
-            let mut lanes = lanes.into_iter();
-            while let Some(lane) = lanes.next() {
-                match self.finish(&lane, config, started) {
+            let mut under_way = self.enqueue_rows(rows, config, until)?.into_iter();
+            while let Some(row) = under_way.next() {
+                match self.finish(row, config, until) {
                     Ok(trap) => outcomes.push(DispatchOutcome { elapsed: started.elapsed(), trap }),
                     Err(error) => {
                         // The rows behind it would run on; their lanes are waited for as they are dropped.
-                        lanes.try_for_each(|lane| lane.abort())?;
+                        under_way.for_each(|row| row.lane.aborter()());
                         return Err(error);
                     }
                 }
-                self.inner.lanes.give_back(lane);
             }
         }
         Ok(outcomes)

@@ -90,10 +90,14 @@ impl Lane {
         Ok(Control::from_bytes(&bytes))
     }
 
-    /// Has what runs end at its next back edges.
-    pub(super) fn abort(&self) -> Result<(), DeviceError> {
-        // Relaxed: the kernel looks for the word alone, and again and again.
-        self.pinned.word(ABORT)?.store(1, Ordering::Relaxed);
-        Ok(())
+    /// What has the lane's kernel end at its next back edges. It makes no call of the library.
+    pub(super) fn aborter(&self) -> impl FnOnce() + Send + 'static {
+        let pinned = Arc::clone(&self.pinned);
+        move || {
+            if let Ok(word) = pinned.word(ABORT) {
+                // Relaxed: the kernel looks for the word alone, and again and again.
+                word.store(1, Ordering::Relaxed);
+            }
+        }
     }
 }

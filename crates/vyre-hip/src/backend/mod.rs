@@ -2,7 +2,8 @@
 //!
 //! * `memory`: what a buffer is made of;
 //! * `lane`: what one dispatch needs beside its kernel, kept for the next one;
-//! * `kernel`: compiling a program, and running it.
+//! * `kernel`: compiling a program, and running it;
+//! * `watchdog`: aborting what runs past its deadline.
 //!
 //! A device that is lost stays lost: neither vendor gives it back to the process that lost it. Whoever wants to
 //! go on hosts the backend in a child process.
@@ -10,6 +11,7 @@
 mod kernel;
 mod lane;
 mod memory;
+mod watchdog;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use crate::device::{Context, DeviceInfo};
 use kernel::Kernel;
 use lane::Lanes;
 use memory::Memory;
+use watchdog::Watchdog;
 
 /// The only incarnation of a device in one process.
 const GENERATION: Generation = Generation(1);
@@ -47,6 +50,7 @@ struct Inner {
     compiler: Compiler,
     buffers: BufferTable<Memory>,
     lanes: Lanes,
+    watchdog: Watchdog,
 }
 
 impl HipBackend {
@@ -89,6 +93,7 @@ impl HipBackend {
         let capabilities = capabilities(info);
         let inner = Inner {
             lanes: Lanes::new(&context),
+            watchdog: Watchdog::new(),
             context,
             arch,
             compiler: Compiler::new(options),
