@@ -51,7 +51,7 @@ pub struct GemmFacts {
     pub source_digest: Option<String>,
     /// blake3 of the code object.
     pub code_object_digest: Option<String>,
-    /// Registers, spilled bytes or registers of the kernel.
+    /// Registers of an invocation.
     pub registers: Option<u32>,
     /// What went to memory for want of registers.
     pub spills: Option<u32>,
