@@ -78,7 +78,7 @@ pub enum BackendError {
     },
     /// A handle from before a device loss, or of a buffer already destroyed.
     #[error(
-        "stale handle: buffer {id} of generation {generation}, the device is at generation {current}; create the buffer anew"
+        "stale handle: buffer {id} of generation {generation} was destroyed, or lost with a device that is at generation {current} now; create the buffer anew"
     )]
     StaleHandle {
         /// The handle's number.

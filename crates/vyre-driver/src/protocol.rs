@@ -127,8 +127,8 @@ pub enum Fault {
     /// The device was lost, and with it state that the item needs.
     #[error("device state the item needs was lost")]
     StateLost,
-    /// The session ended before the item ran.
-    #[error("the session ended before the item ran")]
+    /// The session ended before the item did, which may have begun.
+    #[error("the session ended before the item did")]
     Abandoned,
     /// The item faulted the device twice and is not run again.
     #[error("the item faulted the device repeatedly and is quarantined")]

@@ -1,5 +1,6 @@
 //! A session in twenty lines: a handler written in IR, launched once, fed live.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,17 +22,19 @@ fn main() -> Result<(), MegakernelError> {
 
     // From any thread; every clone is the same session.
     std::thread::scope(|scope| {
-        for thread in 0..4 {
+        let submit = |thread: u32| {
             let session = session.clone();
-            scope.spawn(move || -> Result<(), MegakernelError> {
+            move || -> Result<(), MegakernelError> {
                 for n in 0..1000 {
                     let ticket = session.submit(SlotDescriptor::new(ADD_ONE).args([thread * 1000 + n]))?;
                     session.wait(ticket, Duration::from_secs(1))?;
                 }
                 Ok(())
-            });
-        }
-    });
+            }
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(submit(thread))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
     session.stop()?;
     let telemetry = session.telemetry();
     println!("{} items submitted, {} done", telemetry.submitted, telemetry.done);

@@ -8,6 +8,7 @@ use vyre_driver::{BackendError, Fault, Generation};
 use vyre_foundation::ValidationErrors;
 
 use crate::opcode::SlotOpcode;
+use crate::packed::MAX_PACKED_OPS;
 
 /// Why the megakernel refused. Nothing was done unless the variant says otherwise.
 #[derive(Debug, Error)]
@@ -42,7 +43,10 @@ pub enum MegakernelError {
         limit: usize,
     },
     /// More slots than there is room for.
-    #[error("{got} slots do not fit into the {limit} that there are; send fewer, or start at a lower slot")]
+    #[error(
+        "{got} slots do not fit into the {limit} that there are; send fewer at once, or, into a batch's ring, start \
+         at a lower slot"
+    )]
     BatchTooLarge {
         /// Slots given.
         got: usize,
@@ -197,10 +201,7 @@ pub enum MegakernelError {
         source: RingError,
     },
     /// The item that was waited for ended in a fault. Its ticket is spent.
-    #[error(
-        "the item of ticket {ticket} ended in a fault: {fault} (code {code:#x}; if its slot was packed, inner \
-         operation {code} failed)"
-    )]
+    #[error("the item of ticket {ticket} ended in a fault: {}", cause(*code, *fault))]
     Faulted {
         /// The ticket.
         ticket: u64,
@@ -269,6 +270,17 @@ impl MegakernelError {
             MegakernelError::Ring { source, .. } => source.is_retryable(),
             _ => false,
         }
+    }
+}
+
+/// What a fault's code says: a completion does not tell a packed slot, whose code is an index.
+fn cause(code: u32, fault: Fault) -> String {
+    let index = (code as usize) < MAX_PACKED_OPS;
+    match fault {
+        // No fault has this code.
+        _ if code == 0 => "operation 0 of a packed slot failed".to_owned(),
+        fault if index => format!("{fault}; or, if its slot was packed, operation {code} of it failed"),
+        fault => fault.to_string(),
     }
 }
 

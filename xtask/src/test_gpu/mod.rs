@@ -90,6 +90,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let devices = devices.iter().map(|device| (device.name.as_str(), device.backend.as_ref()));
         records.write(path, devices).with_context(|| format!("writing {}", path.display()))?;
     }
+    if conclusion.num_passed + conclusion.num_failed + conclusion.num_ignored == 0 {
+        anyhow::bail!("no trial's name contains `{}`", options.filter.as_deref().unwrap_or_default());
+    }
     let passed = !conclusion.has_failed() && (has_gpu || options.allow_no_device);
     if !has_gpu && !options.allow_no_device {
         eprintln!("no GPU was tested; --allow-no-device accepts that");

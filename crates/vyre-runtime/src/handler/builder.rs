@@ -24,7 +24,7 @@ impl<'f> HandlerBuilder<'f> {
         match self.item.args.get(index) {
             Some(&arg) => arg.into(),
             None => {
-                self.item.complain(format!("there is no argument {index}, only {ARG_WORDS}"));
+                self.item.complain(format!("there is no argument {index}; they are 0 to {}", ARG_WORDS - 1));
                 Value::from(0_u32)
             }
         }

@@ -29,7 +29,10 @@ pub fn worker_groups_for_geometry(slots: u32, workgroup_size_x: u32) -> Result<u
         return refuse(
             "the slot count of a batch",
             slots,
-            format!("a non-zero multiple of the workgroup size, {workgroup_size_x}"),
+            format!(
+                "a non-zero multiple of the workgroup size, {workgroup_size_x} (`workgroup_size` of the builder); a \
+                 session's ring is sized by `SessionOptions::slots`"
+            ),
         );
     }
     Ok(slots / workgroup_size_x)

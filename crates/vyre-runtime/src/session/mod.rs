@@ -164,7 +164,16 @@ impl PersistentSession {
     /// # Errors
     ///
     /// [`MegakernelError::Ring`]: retryable if other payloads are in the way, final if it can never fit.
+    /// [`MegakernelError::InvalidBinding`] if no handler takes payloads.
     pub fn payload(&self, len: u32) -> Result<Payload, MegakernelError> {
+        if self.shared().arena.capacity() == 0 {
+            return Err(MegakernelError::InvalidBinding {
+                binding: PAYLOAD_BINDING.to_owned(),
+                problem: "no handler declares it, so the session has no arena".to_owned(),
+                remedy: "declare `HandlerBinding::read(PAYLOAD_BINDING, DataType::U8)\
+                         .in_space(MemorySpace::HostVisible)` in a handler; `SessionOptions::arena_bytes` sizes it",
+            });
+        }
         let range = self.shared().arena.alloc(len.into()).map_err(ring_error("allocate a payload"))?;
         // The arena is smaller than 4 GiB.
         let offset = range.offset() as u32;
@@ -428,7 +437,9 @@ impl PersistentSession {
         self.shared().io.unregister(tenant, id)
     }
 
-    /// What PRINTF items have written. A record of an item without an answer may be half-written.
+    /// What PRINTF items have written, as the kernel mirrored it at its last heartbeat: the record of an item
+    /// answered just now may come with the next one, a millisecond later. That of an item without an answer may
+    /// be half-written.
     pub fn debug_log(&self) -> DebugLog {
         self.shared().debug_log()
     }

@@ -98,7 +98,7 @@ impl SessionPlan {
             return Err(MegakernelError::InvalidGeometry {
                 what: "the slot count of a session",
                 got: slots.into(),
-                expected: "a power of two".to_owned(),
+                expected: "a power of two; `SessionOptions::slots` sets it apart from the batch's".to_owned(),
             });
         }
         options.buffers.keys().try_for_each(|name| self.check_destination(name))
@@ -308,7 +308,8 @@ fn check_payload_binding(binding: &HandlerBinding) -> Result<(), MegakernelError
     Err(MegakernelError::InvalidBinding {
         binding: binding.name.clone(),
         problem: "it is the session's payload arena".to_owned(),
-        remedy: "declare it as `HandlerBinding::read(PAYLOAD_BINDING, DataType::U8)` in host-visible memory",
+        remedy: "declare it as `HandlerBinding::read(PAYLOAD_BINDING, DataType::U8)\
+                 .in_space(MemorySpace::HostVisible)`",
     })
 }
 
