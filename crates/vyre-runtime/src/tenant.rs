@@ -121,10 +121,14 @@ impl TenantTable {
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::UnknownTenant`] for an id past the last possible one, 4095.
+    /// [`MegakernelError::InvalidGeometry`] for an id past the last possible one, 4095.
     pub fn insert(&mut self, id: u16, config: TenantConfig) -> Result<(), MegakernelError> {
         if u32::from(id) >= MAX_TENANTS {
-            return Err(MegakernelError::UnknownTenant { tenant: id.into() });
+            return Err(MegakernelError::InvalidGeometry {
+                what: "a tenant's id",
+                got: id.into(),
+                expected: format!("less than {MAX_TENANTS}"),
+            });
         }
         let place = usize::from(id);
         if self.rows.len() <= place {

@@ -248,7 +248,7 @@ fn what_else_a_builder_refuses() {
         ("an empty workgroup", builder().workgroup_size(0), "InvalidGeometry"),
         ("too many slots", builder().slots(1 << 25), "InvalidGeometry"),
         ("a workgroup past the backend's", builder().slots(4096).workgroup_size(4096), "InvalidGeometry"),
-        ("tenant 4096", builder().tenant(4096, TenantConfig::all()), "UnknownTenant"),
+        ("tenant 4096", builder().tenant(4096, TenantConfig::all()), "InvalidGeometry"),
         (
             "a permission without a handler",
             builder().tenant(1, TenantConfig::permitting([0x99])),

@@ -490,3 +490,17 @@ fn what_a_kernel_cuts_short_when_its_lease_runs_out_runs_again_only_if_it_may() 
     assert_eq!(answer(&session, &submit(&session, TOTAL, &[1])), Ok(6));
     assert_eq!(session.telemetry().recoveries, 0);
 }
+
+#[test]
+fn a_stop_whose_kernel_does_not_start_answers_everything_all_the_same() {
+    for point in [FaultPoint::Start, FaultPoint::AfterStart] {
+        for fault in [InjectedFault::Failure, InjectedFault::Loss] {
+            let (backend, session) = start(1, SessionOptions::new());
+            session.quiesce(WAIT).expect("quiesced");
+            let waiting = submit(&session, ADD_ONE, &[4]);
+            backend.arm(point, 0, fault);
+            assert!(session.stop().is_err(), "{point:?} {fault:?}");
+            assert_eq!(answer(&session, &waiting), Err(Fault::Abandoned), "{point:?} {fault:?}");
+        }
+    }
+}

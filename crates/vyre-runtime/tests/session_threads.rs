@@ -11,7 +11,12 @@ use std::time::{Duration, Instant};
 use support::*;
 use vyre_cpu::CpuBackend;
 use vyre_driver::ring::RingError;
-use vyre_runtime::{MegakernelError, PersistentSession, SessionOptions, WindowClass, WindowDescriptor};
+use vyre_foundation::builder::Operand;
+use vyre_foundation::{DataType, MemorySpace};
+use vyre_runtime::{
+    HandlerBinding, MegakernelError, OpcodeHandler, PersistentSession, SessionOptions, WindowClass,
+    WindowDescriptor,
+};
 
 /// The kernel leaves again and again, so the session serves only as long as its thread starts it again.
 const NO_LEASE: Duration = Duration::from_micros(1);
@@ -154,4 +159,35 @@ fn a_window_whose_items_were_reaped_is_closed_by_whoever_asks() {
         );
         assert_eq!(session.cancel_lookahead(3).expect("open"), 0);
     }
+}
+
+#[test]
+fn a_window_that_was_reaped_in_part_stays_incomplete_over_a_deadline() {
+    const GATED_BY_PAYLOAD: u32 = 0x50;
+    // It runs again and again rather than on and on: items that run side by side end together.
+    let gated = OpcodeHandler::new(GATED_BY_PAYLOAD, "gated_by_payload", |h| {
+        let gates = h.buffer("gates");
+        let open = h.atomic_load(gates, h.arg(2));
+        h.if_(open.eq_(0), |h| h.requeue([h.arg(0), h.arg(1), h.arg(2)]));
+        h.complete(0_u32);
+    })
+    .binding(HandlerBinding::read("gates", DataType::U32).in_space(MemorySpace::HostVisible));
+    let megakernel = builder(Arc::new(CpuBackend::new())).handler(gated).build().expect("a megakernel");
+    let session = megakernel.start_with(SessionOptions::new().slots(8)).expect("a session");
+    set_gate(&session, 0, true);
+    let window = WindowDescriptor::new(GATED_BY_PAYLOAD, 3).required([0]).required([1]);
+    session.submit_window(&window).expect("fits");
+    let started = Instant::now();
+    while session.reap(|_, _| {}) == 0 {
+        assert!(started.elapsed() < WAIT, "the first item does not end");
+        thread::yield_now();
+    }
+    let early = session.wait_window(3, WindowClass::Required, Duration::ZERO);
+    assert!(matches!(early, Err(MegakernelError::Deadline { .. })), "{early:?}");
+    set_gate(&session, 1, true);
+    let taken = session.wait_window(3, WindowClass::Required, WAIT);
+    assert!(
+        matches!(&taken, Err(MegakernelError::Ring { source: RingError::AlreadyTaken { .. }, .. })),
+        "{taken:?}"
+    );
 }

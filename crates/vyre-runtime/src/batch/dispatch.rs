@@ -241,6 +241,9 @@ impl Megakernel {
     pub fn download(&self, batch: &ResidentBatch, into: &mut BatchBuffers) -> Result<(), MegakernelError> {
         self.check_buffers(into)?;
         stale(batch, self.generation())?;
+        if !batch.fits(self.layout(), self.slot_count()) {
+            return Err(other_megakernel("resident batch"));
+        }
         batch.read(into, &mut DispatchStats::default()).map_err(MegakernelError::backend("read a batch"))
     }
 

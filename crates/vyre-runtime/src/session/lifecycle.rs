@@ -192,8 +192,11 @@ impl Shared {
                 Gate::Open | Gate::StateLost | Gate::ShuttingDown => self.set_gate(Gate::Stopping),
             }
             if control.kernel.is_none() && control.lost.is_none() {
-                // Quiesced: what was submitted since then still runs.
-                self.relaunch(&mut control)?;
+                // Quiesced: what was submitted since then still runs, unless no kernel starts any more.
+                if let Err(error) = self.relaunch(&mut control) {
+                    self.end(&mut control, Gate::Stopped);
+                    return Err(error);
+                }
             }
         }
         let drained = self.drain(deadline);

@@ -233,7 +233,7 @@ impl PersistentSession {
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::UnknownWindow`].
+    /// [`MegakernelError::UnknownWindow`]; [`MegakernelError::WindowBusy`] while a thread waits for them.
     pub fn cancel_lookahead(&self, window_id: u32) -> Result<u32, MegakernelError> {
         self.shared().cancel_lookahead(window_id)
     }
@@ -328,7 +328,8 @@ impl PersistentSession {
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::Deadline`] if that happened; the session is stopped all the same.
+    /// [`MegakernelError::Deadline`] if that happened, or whatever the backend answers to the start that a
+    /// quiesced session needs for what it holds; the session is stopped all the same.
     /// [`MegakernelError::SessionClosed`] the second time.
     pub fn stop(&self) -> Result<(), MegakernelError> {
         let shared = self.shared();

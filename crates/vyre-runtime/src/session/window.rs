@@ -54,11 +54,13 @@ struct Pending {
     left: u64,
     /// Of the items before `next`: what a wait that expired had taken already.
     done: Vec<Completion>,
+    /// Why the last of them that is missing is.
+    gone: Option<MegakernelError>,
 }
 
 impl Pending {
     const fn new(first: u64, count: usize) -> Pending {
-        Pending { next: first, left: count as u64, done: Vec::new() }
+        Pending { next: first, left: count as u64, done: Vec::new(), gone: None }
     }
 }
 
@@ -159,7 +161,6 @@ impl Shared {
     ) -> Result<Vec<Completion>, MegakernelError> {
         let started = Instant::now();
         let mut pending = self.windows.borrow(id, class)?;
-        let mut gone = None;
         while pending.left != 0 {
             let left = timeout.saturating_sub(started.elapsed());
             match self.wait(self.ring.raw(pending.next), left) {
@@ -169,13 +170,13 @@ impl Shared {
                     return Err(error);
                 }
                 // Reaped. There is no list in order without it, but the others' slots must not leak.
-                Err(error) => gone = Some(error),
+                Err(error) => pending.gone = Some(error),
             }
             pending.next = pending.next.wrapping_add(1);
             pending.left -= 1;
         }
         self.windows.give_back(id, class, Class::Over);
-        gone.map_or(Ok(pending.done), Err)
+        pending.gone.map_or(Ok(pending.done), Err)
     }
 
     /// Gives the lookahead items of a window up; returns how many.

@@ -4,6 +4,7 @@
 //! is compiled here once, so every mistake in the file is found before the first byte is scanned, and all
 //! of them are reported together with their line numbers.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use regex::bytes::Regex;
@@ -111,6 +112,8 @@ impl Rules {
         let mut errors = Vec::new();
         let file = file.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(file);
         let mut last = 1;
+        // Those of wrong rules too: all mistakes are reported together.
+        let mut ids = HashMap::new();
         for (index, bytes) in file.split(|&byte| byte == b'\n').enumerate() {
             let line = index + 1;
             let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
@@ -118,7 +121,7 @@ impl Rules {
                 continue;
             }
             last = line;
-            match parse_line(bytes, line, &rules) {
+            match parse_line(bytes, line, &mut ids) {
                 Ok(rule) => rules.push(rule),
                 Err(kind) => errors.push(RuleError { line, kind }),
             }
@@ -141,16 +144,18 @@ impl Rules {
     }
 }
 
-fn parse_line(bytes: &[u8], line: usize, before: &[Rule]) -> Result<Rule, RuleErrorKind> {
+/// Parses a line; `ids` has the line of each id before it.
+fn parse_line(bytes: &[u8], line: usize, ids: &mut HashMap<String, usize>) -> Result<Rule, RuleErrorKind> {
     let text = std::str::from_utf8(bytes).map_err(|_| RuleErrorKind::NotUtf8)?;
     let (id, pattern) = text.split_once('\t').ok_or_else(|| RuleErrorKind::NoTab(beginning(text)))?;
     let id = id.to_owned();
     if id.is_empty() || id.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(RuleErrorKind::BadId(id));
     }
-    if let Some(first) = before.iter().find(|rule| rule.id == id) {
-        return Err(RuleErrorKind::DuplicateId { id, first: first.line });
+    if let Some(&first) = ids.get(&id) {
+        return Err(RuleErrorKind::DuplicateId { id, first });
     }
+    ids.insert(id.clone(), line);
     if pattern.is_empty() {
         return Err(RuleErrorKind::EmptyRegex(id));
     }
@@ -208,6 +213,13 @@ mod tests {
             (b"\tx", &["line 1: bad id \"\"; use one or more characters without white space"]),
             (b"a b\tx", &["line 1: bad id \"a b\"; use one or more characters without white space"]),
             (b"a\t", &["line 1: rule \"a\" has an empty regex; write (?:) if that is meant"]),
+            (
+                b"a\t\na\tx",
+                &[
+                    "line 1: rule \"a\" has an empty regex; write (?:) if that is meant",
+                    "line 2: id \"a\" is already that of line 1; rename one",
+                ],
+            ),
             (b"a\tx\n\xFF\ty", &["line 2: not UTF-8; write other bytes as \\xNN with (?-u)"]),
             (
                 b"a\tx\n#\na\ty\nb\n",
