@@ -385,6 +385,9 @@ fn buffers_of_another_megakernel_are_refused() {
     let resident = other.upload(&buffers).expect("its own");
     let refused = ours.dispatch(&resident, &DispatchOptions::default());
     assert!(matches!(refused, Err(MegakernelError::MalformedBuffer { .. })), "{refused:?}");
+    let mut own = ours.batch_buffers();
+    let refused = ours.download(&resident, &mut own);
+    assert!(matches!(refused, Err(MegakernelError::MalformedBuffer { .. })), "{refused:?}");
 }
 
 #[test]
