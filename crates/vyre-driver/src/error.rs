@@ -52,11 +52,11 @@ pub enum BackendError {
     )]
     UnknownExternal {
         /// The program's name.
-        program: String,
+        program: Box<str>,
         /// The function as declared.
-        declared: String,
+        declared: Box<str>,
         /// What there is: the function of this name, if there is one, else the names of all.
-        available: String,
+        available: Box<str>,
     },
     /// A wait ended before what it waited for.
     #[error("deadline of {after:?} passed waiting for {waited_for}; wait longer, or see why it hangs")]
@@ -100,6 +100,10 @@ pub enum BackendError {
     },
 }
 
+// Errors of the megakernel hold one of these, and every descriptor's encoding may answer one of those: when this
+// type was a word larger, making and encoding a descriptor took twice as long.
+const _: () = assert!(size_of::<BackendError>() <= 64);
+
 impl BackendError {
     /// Whether everything of this generation is lost. Decided by the variant alone.
     pub const fn is_device_loss(&self) -> bool {
@@ -130,12 +134,12 @@ impl BackendError {
             let same_name = available.iter().find(|signature| signature.name == declared.name);
             let all = || available.iter().map(|signature| signature.name).collect::<Vec<_>>().join(", ");
             return Err(BackendError::UnknownExternal {
-                program: program.name.clone(),
-                declared: declared.to_string(),
+                program: program.name.as_str().into(),
+                declared: declared.to_string().into(),
                 available: match same_name {
-                    Some(signature) => format!("`{signature}`"),
-                    None if available.is_empty() => "none".to_owned(),
-                    None => all(),
+                    Some(signature) => format!("`{signature}`").into(),
+                    None if available.is_empty() => "none".into(),
+                    None => all().into(),
                 },
             });
         }
