@@ -115,11 +115,7 @@ impl CompiledPipeline for Kernel {
         config: &DispatchConfig,
     ) -> Result<DispatchOutcome, BackendError> {
         let started = Instant::now();
-        let within = config.grid.iter().zip(MAX_GRID).all(|(&n, most)| (1..=most).contains(&n));
-        if !within {
-            let (got, most) = (format!("{:?}", config.grid), format!("{MAX_GRID:?}"));
-            return Err(BackendError::invalid("grid", got, format!("from [1, 1, 1] to {most}")));
-        }
+        config.check_grid(MAX_GRID)?;
         let sources: Vec<_> = bindings.iter().map(|&binding| Source::Buffer(binding)).collect();
         let bound = self.inner.buffers.bind(&self.flat.buffers, &sources)?;
         match self.inner.width.for_program(&self.flat) {

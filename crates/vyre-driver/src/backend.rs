@@ -158,6 +158,19 @@ impl DispatchConfig {
     pub fn new(grid: [u32; 3]) -> DispatchConfig {
         DispatchConfig { grid, deadline: None, label: None, persistent: PersistentThreadMode::Auto }
     }
+
+    /// Refuses a grid without workgroups along an axis, or with more than `most`.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::InvalidArgument`].
+    pub fn check_grid(&self, most: [u32; 3]) -> Result<(), BackendError> {
+        if self.grid.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n)) {
+            return Ok(());
+        }
+        let got = format!("{:?}", self.grid);
+        Err(BackendError::invalid("grid", got, format!("from [1, 1, 1] to {most:?}")))
+    }
 }
 
 /// Whether work goes through a resident kernel.

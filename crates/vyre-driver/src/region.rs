@@ -164,15 +164,7 @@ impl SharedRegion {
         let at = self.at_writable(offset, bytes.len() as u64, 1)?.cast::<AtomicU8>();
         // SAFETY: in bounds, writable, mapped for as long as `self` lives; every accessor is atomic.
         let cells = unsafe { NonNull::slice_from_raw_parts(at, bytes.len()).as_ref() };
-        // SAFETY: eight aligned byte cells are a valid u64 cell: both are plain memory to atomic accesses.
-        let (head, words, tail) = unsafe { cells.align_to::<AtomicU64>() };
-        let (head_bytes, rest) = bytes.split_at(head.len());
-        let (word_bytes, tail_bytes) = rest.split_at(words.len() * 8);
-        head.iter().zip(head_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
-        for (cell, chunk) in words.iter().zip(word_bytes.as_chunks::<8>().0) {
-            cell.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-        }
-        tail.iter().zip(tail_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
+        copy_to_cells(cells, bytes);
         Ok(())
     }
 
@@ -181,17 +173,40 @@ impl SharedRegion {
         let at = self.at(offset, into.len() as u64, 1)?.cast::<ReadOnlyU8>();
         // SAFETY: in bounds, mapped for as long as `self` lives; the type only loads, atomically.
         let cells = unsafe { NonNull::slice_from_raw_parts(at, into.len()).as_ref() };
-        // SAFETY: eight aligned byte cells are a valid u64 cell: both are plain memory to atomic loads.
-        let (head, words, tail) = unsafe { cells.align_to::<ReadOnlyU64>() };
-        let (head_bytes, rest) = into.split_at_mut(head.len());
-        let (word_bytes, tail_bytes) = rest.split_at_mut(words.len() * 8);
-        head.iter().zip(head_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
-        for (cell, chunk) in words.iter().zip(word_bytes.as_chunks_mut::<8>().0) {
-            *chunk = cell.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        tail.iter().zip(tail_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
+        copy_from_cells(cells, into);
         Ok(())
     }
+}
+
+/// Copies bytes into cells, as many as there are of both. Each aligned eight of them, and each byte beside those, is one relaxed
+/// atomic store.
+pub fn copy_to_cells(cells: &[AtomicU8], bytes: &[u8]) {
+    let count = cells.len().min(bytes.len());
+    let (cells, bytes) = (cells.split_at(count).0, bytes.split_at(count).0);
+    // SAFETY: eight aligned byte cells are a valid u64 cell: both are plain memory to atomic accesses.
+    let (head, words, tail) = unsafe { cells.align_to::<AtomicU64>() };
+    let (head_bytes, rest) = bytes.split_at(head.len());
+    let (word_bytes, tail_bytes) = rest.split_at(words.len() * 8);
+    head.iter().zip(head_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
+    for (cell, chunk) in words.iter().zip(word_bytes.as_chunks::<8>().0) {
+        cell.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+    }
+    tail.iter().zip(tail_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
+}
+
+/// Copies bytes out of cells, as many as there are of both, with loads as wide as the stores of [`copy_to_cells`].
+pub fn copy_from_cells(cells: &[ReadOnlyU8], into: &mut [u8]) {
+    let count = cells.len().min(into.len());
+    let (cells, into) = (cells.split_at(count).0, into.split_at_mut(count).0);
+    // SAFETY: eight aligned byte cells are a valid u64 cell: both are plain memory to atomic loads.
+    let (head, words, tail) = unsafe { cells.align_to::<ReadOnlyU64>() };
+    let (head_bytes, rest) = into.split_at_mut(head.len());
+    let (word_bytes, tail_bytes) = rest.split_at_mut(words.len() * 8);
+    head.iter().zip(head_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
+    for (cell, chunk) in words.iter().zip(word_bytes.as_chunks_mut::<8>().0) {
+        *chunk = cell.load(Ordering::Relaxed).to_ne_bytes();
+    }
+    tail.iter().zip(tail_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
 }
 
 macro_rules! read_only_words {

@@ -117,6 +117,7 @@ mod statements;
 mod uniformity;
 
 pub use error::{Location, ValidationError, ValidationErrorKind, ValidationErrors};
+pub use report::{Step, at};
 
 use std::sync::Arc;
 

@@ -41,19 +41,25 @@ impl Report {
     }
 }
 
-/// One step from a block's owner to a statement.
+/// One step from a block's owner to a statement, by its index in the block.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
+pub enum Step {
+    /// In the body of a function or a loop.
     Body(usize),
+    /// In what an `if` runs if it holds.
     Then(usize),
+    /// In what an `if` runs if it does not.
     Otherwise(usize),
+    /// In the body of a case of a switch, by the case's index.
     Case(usize, usize),
+    /// In what a switch runs if no case fits.
     Default(usize),
+    /// In a plain block.
     Block(usize),
 }
 
-/// The place of a statement in a function.
-pub(super) fn at(function: &Function, entry: bool, path: &[Step]) -> Location {
+/// The place of a statement in a function, the program's entry or another.
+pub fn at(function: &Function, entry: bool, path: &[Step]) -> Location {
     let mut text = String::new();
     for step in path {
         if !text.is_empty() {

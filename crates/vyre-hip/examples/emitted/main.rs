@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use vyre_driver::VyreBackend;
 use vyre_foundation::ValidatedProgram;
 use vyre_hip::HipBackend;
-use vyre_hip::api::{Api, Platform};
+use vyre_hip::api::Api;
 use vyre_hip::compile::{Architecture, CompileRequest, Compiler, CompilerOptions};
 use vyre_hip::device::{DeviceMemory, Event, Function, LaunchConfig, Module, Stream, StreamPriority};
 use vyre_hip::emit::abi::{Arguments, Binding, Control, inline_argument};
-use vyre_hip::emit::{AMD_FLAGS, EmitOptions, NVIDIA_FLAGS, kernel};
+use vyre_hip::emit::{EmitOptions, flags, kernel};
 use vyre_runtime::Megakernel;
 
 const OPPONENTS: &str = include_str!("../../../../kernels/bench/emitted/opponents.hip");
@@ -112,11 +112,7 @@ impl Bench<'_> {
         buffers: &[(&Arc<DeviceMemory>, u64)],
     ) -> Fallible<Ready> {
         let emitted = kernel(program, &EmitOptions::default())?;
-        let flags = match self.backend.context().info().platform {
-            Platform::Amd => AMD_FLAGS,
-            Platform::Nvidia => NVIDIA_FLAGS,
-        };
-        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let flags = flags(self.arch.platform());
         let request = CompileRequest {
             name: &program.program().name,
             source: &emitted.source,

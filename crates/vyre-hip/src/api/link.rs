@@ -72,7 +72,7 @@ stands_for!(A1 B1, A2 B2, A3 B3, A4 B4, A5 B5, A6 B6, A7 B7, A8 B8, A9 B9, A10 B
 
 fn checked<Ours: StandsFor<Theirs>, Theirs>(_: Theirs) {}
 
-macro_rules! placeholder {
+macro_rules! any_type {
     ($type:ty) => {
         _
     };
@@ -85,7 +85,7 @@ macro_rules! linked {
     ($wanted:ident, hipModuleLaunchCooperativeKernel, ($($type:ty),*) -> $result:ty) => {};
     ($wanted:ident, $hip:ident, ($($type:ty),*) -> $result:ty) => {
         if $wanted == stringify!($hip) {
-            let theirs: unsafe extern "C" fn($(placeholder!($type)),*) -> _ = hiprt::$hip;
+            let theirs: unsafe extern "C" fn($(any_type!($type)),*) -> _ = hiprt::$hip;
             checked::<unsafe extern "C" fn($($type),*) -> $result, _>(theirs);
             return Some(theirs as *mut c_void);
         }

@@ -13,7 +13,6 @@ use super::lane::Lane;
 use super::watchdog::Watch;
 use super::{GENERATION, Inner, compile_failed};
 use crate::DeviceError;
-use crate::compile::Platform;
 use crate::compile::{CodeObject, CompileRequest};
 use crate::device::{DeviceMemory, Event, Function, LaunchConfig, Module};
 use crate::emit::abi::{self, Arguments};
@@ -186,11 +185,7 @@ impl Kernel {
     }
 
     fn check_grid(&self, config: &DispatchConfig) -> Result<(), BackendError> {
-        let most = self.inner.context.info().max_grid;
-        if !config.grid.iter().zip(most).all(|(&n, most)| (1..=most).contains(&n)) {
-            let got = format!("{:?}", config.grid);
-            return Err(BackendError::invalid("grid", got, format!("from [1, 1, 1] to {most:?}")));
-        }
+        config.check_grid(self.inner.context.info().max_grid)?;
         let workgroup_size = self.program.program().workgroup_size;
         let axes = config.grid.iter().chain(&workgroup_size);
         let invocations = axes.fold(1_u64, |all, &n| all.saturating_mul(n.into()));
@@ -284,11 +279,7 @@ impl Loaded {
         let failed = |log: String| BackendError::CompileFailed { program: name.clone(), log };
         let options = EmitOptions::default().with_grid_barriers(grid_barriers);
         let emitted = emit::kernel(program, &options).map_err(|error| failed(error.to_string()))?;
-        let flags = match inner.arch.platform() {
-            Platform::Amd => emit::AMD_FLAGS,
-            Platform::Nvidia => emit::NVIDIA_FLAGS,
-        };
-        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let flags = emit::flags(inner.arch.platform());
         let headers = kernels::headers_of(&emitted.source);
         let lines = |line: u32| emitted.lines.path(line).map(str::to_owned);
         let request = CompileRequest {

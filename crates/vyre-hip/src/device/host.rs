@@ -6,9 +6,9 @@
 use std::ffi::{c_uint, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32};
 
-use vyre_driver::region::SharedRegion;
+use vyre_driver::region::{ReadOnlyU8, SharedRegion, copy_from_cells, copy_to_cells};
 
 use super::context::{Context, Handle};
 use super::memory::{check_range, size};
@@ -86,31 +86,17 @@ impl PinnedMemory {
 
     /// Copies `from` to `offset`. A reader at the same time sees any mixture.
     pub fn copy_in(&self, offset: u64, from: &[u8]) -> Result<(), DeviceError> {
-        let cells = self.cells(offset, from.len() as u64)?;
-        // SAFETY: eight aligned byte cells are a valid u64 cell: both are plain memory to atomic accesses.
-        let (head, words, tail) = unsafe { cells.align_to::<AtomicU64>() };
-        let (head_bytes, rest) = from.split_at(head.len());
-        let (word_bytes, tail_bytes) = rest.split_at(words.len() * 8);
-        head.iter().zip(head_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
-        for (cell, chunk) in words.iter().zip(word_bytes.as_chunks::<8>().0) {
-            cell.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-        }
-        tail.iter().zip(tail_bytes).for_each(|(cell, &byte)| cell.store(byte, Ordering::Relaxed));
+        let start = self.start(offset, from.len() as u64)?.cast::<AtomicU8>();
+        // SAFETY: in bounds, lives as long as `self`, and every accessor is atomic.
+        copy_to_cells(unsafe { NonNull::slice_from_raw_parts(start, from.len()).as_ref() }, from);
         Ok(())
     }
 
     /// Copies from `offset` into `to`.
     pub fn copy_out(&self, offset: u64, to: &mut [u8]) -> Result<(), DeviceError> {
-        let cells = self.cells(offset, to.len() as u64)?;
+        let start = self.start(offset, to.len() as u64)?.cast::<ReadOnlyU8>();
         // SAFETY: as in `copy_in`.
-        let (head, words, tail) = unsafe { cells.align_to::<AtomicU64>() };
-        let (head_bytes, rest) = to.split_at_mut(head.len());
-        let (word_bytes, tail_bytes) = rest.split_at_mut(words.len() * 8);
-        head.iter().zip(head_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
-        for (cell, chunk) in words.iter().zip(word_bytes.as_chunks_mut::<8>().0) {
-            *chunk = cell.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        tail.iter().zip(tail_bytes).for_each(|(cell, byte)| *byte = cell.load(Ordering::Relaxed));
+        copy_from_cells(unsafe { NonNull::slice_from_raw_parts(start, to.len()).as_ref() }, to);
         Ok(())
     }
 
@@ -126,12 +112,11 @@ impl PinnedMemory {
         Ok(unsafe { word.as_ref() })
     }
 
-    fn cells(&self, offset: u64, bytes: u64) -> Result<&[AtomicU8], DeviceError> {
+    /// Where `bytes` bytes at `offset` begin.
+    fn start(&self, offset: u64, bytes: u64) -> Result<NonNull<u8>, DeviceError> {
         check_range("offset", offset, bytes, self.bytes)?;
         // SAFETY: in bounds, by the check above.
-        let start = unsafe { self.host.add(offset as usize) }.cast::<AtomicU8>();
-        // SAFETY: in bounds, lives as long as `self`, and every accessor is atomic.
-        Ok(unsafe { NonNull::slice_from_raw_parts(start, bytes as usize).as_ref() })
+        Ok(unsafe { self.host.add(offset as usize) })
     }
 }
 

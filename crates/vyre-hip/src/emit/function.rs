@@ -2,6 +2,7 @@
 
 use vyre_foundation::ir::{ExternalCall, ReduceOp, Subgroup, SubgroupOp};
 use vyre_foundation::semantics::scan_start;
+use vyre_foundation::validate::Step;
 use vyre_foundation::{
     Atomic, AtomicOp, Expr, Function, FunctionId, Literal, MemoryOrdering, MemoryScope, Node, RmwOp,
     ScalarType, SwitchCase, ValidatedProgram, VarId,
@@ -10,7 +11,7 @@ use vyre_foundation::{
 use super::analysis::{Analysis, LoopForm};
 use super::expression::{Expressions, NOTHING, local_name};
 use super::externals;
-use super::source::{Source, Step};
+use super::source::Source;
 
 /// Writes the statements of a function.
 pub(super) struct Body<'p, 's> {
@@ -129,7 +130,7 @@ impl<'p, 's> Body<'p, 's> {
     }
 
     fn mark(&mut self) {
-        self.out.mark(self.entry, &self.function.name, &self.path);
+        self.out.mark(self.entry, self.function, &self.path);
     }
 
     fn text(&self, expr: &Expr) -> String {

@@ -44,6 +44,7 @@ mod passes;
 mod program;
 mod source;
 
+use crate::api::Platform;
 use vyre_foundation::{ProgramKind, ValidatedProgram};
 
 /// Flags that keep the meaning, for hipcc and clang.
@@ -52,6 +53,15 @@ pub const AMD_FLAGS: &[&str] =
 
 /// Flags that keep the meaning, for nvcc.
 pub const NVIDIA_FLAGS: &[&str] = &["-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true"];
+
+/// The flags for a platform's compilers.
+pub fn flags(platform: Platform) -> Vec<String> {
+    let flags = match platform {
+        Platform::Amd => AMD_FLAGS,
+        Platform::Nvidia => NVIDIA_FLAGS,
+    };
+    flags.iter().map(|&flag| flag.to_owned()).collect()
+}
 
 /// How a program is emitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

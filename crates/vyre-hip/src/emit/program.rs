@@ -1,5 +1,6 @@
 //! The frame of a program: its buffers, its functions, and its entries.
 
+use vyre_foundation::validate::Step;
 use vyre_foundation::{BufferDecl, MemorySpace, ScalarType, ValidatedProgram};
 
 use super::abi::MAX_INLINE_BINDINGS;
@@ -7,7 +8,7 @@ use super::analysis::Analysis;
 use super::expression::{element, letter, local_name};
 use super::function::Body;
 use super::passes::{self, Pass};
-use super::source::{Source, Step};
+use super::source::Source;
 use super::{Bindings, EmitOptions, EmittedKernel, GridBarriers, SpillSizes};
 use vyre_foundation::Axis;
 

@@ -2,18 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::LineMap;
+use vyre_foundation::Function;
+use vyre_foundation::validate::{Step, at};
 
-/// One step from a block's owner to a statement.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    Body(usize),
-    Then(usize),
-    Otherwise(usize),
-    Case(usize, usize),
-    Default(usize),
-    Block(usize),
-}
+use super::LineMap;
 
 #[derive(Default)]
 pub(super) struct Source {
@@ -56,8 +48,8 @@ impl Source {
     }
 
     /// Says that what follows stems from a statement.
-    pub(super) fn mark(&mut self, entry: bool, function: &str, path: &[Step]) {
-        self.lines.push((self.line + 1, place(entry, function, path)));
+    pub(super) fn mark(&mut self, entry: bool, function: &Function, path: &[Step]) {
+        self.lines.push((self.line + 1, at(function, entry, path).to_string()));
     }
 
     /// Says that what follows stems from no statement.
@@ -68,23 +60,4 @@ impl Source {
     pub(super) fn finish(self) -> (String, LineMap) {
         (self.text, LineMap(self.lines))
     }
-}
-
-/// A place as the validator shows it.
-fn place(entry: bool, function: &str, path: &[Step]) -> String {
-    let mut text = String::new();
-    for step in path {
-        if !text.is_empty() {
-            text.push('.');
-        }
-        let _ = match step {
-            Step::Body(index) => write!(text, "body[{index}]"),
-            Step::Then(index) => write!(text, "then[{index}]"),
-            Step::Otherwise(index) => write!(text, "else[{index}]"),
-            Step::Case(case, index) => write!(text, "cases[{case}].body[{index}]"),
-            Step::Default(index) => write!(text, "default[{index}]"),
-            Step::Block(index) => write!(text, "block[{index}]"),
-        };
-    }
-    format!("{} {function} / {text}", if entry { "entry" } else { "fn" })
 }
