@@ -1,5 +1,6 @@
 //! What a backend may answer instead of a result.
 
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -8,16 +9,63 @@ use vyre_foundation::externals::Signature;
 
 use crate::buffer::Generation;
 
+/// Why everything of a generation is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Whose doing it was, as far as can be told.
+    pub cause: LossCause,
+    /// What was observed.
+    pub reason: String,
+}
+
+impl Loss {
+    /// A loss by the device's own doing, or by something that ran on it.
+    pub fn fault(reason: impl Into<String>) -> Loss {
+        Loss { cause: LossCause::Fault, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+/// Whose doing a loss was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossCause {
+    /// The device faulted, or the process that owned it crashed: what was running is suspect.
+    Fault,
+    /// The process that owned the device was ended from outside: that convicts nobody.
+    Killed,
+    /// It gave no sign of life any more and was ended: what was running is suspect.
+    Unresponsive,
+    /// It was lost too often and is not started again.
+    GivenUp,
+}
+
+impl LossCause {
+    /// Whether what was running at the time may be the reason.
+    pub const fn has_suspects(self) -> bool {
+        matches!(self, LossCause::Fault | LossCause::Unresponsive)
+    }
+
+    const fn remedy(self) -> &'static str {
+        match self {
+            LossCause::GivenUp => "find out what it dies of, and open the backend anew",
+            _ => "recover the backend, then build again what it held",
+        }
+    }
+}
+
 /// An error of a backend. The variant, never the text, says what kind of failure it is.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The device, or the process that owned it, is gone. Everything of this generation is lost.
-    #[error("device lost: {reason}; recover the backend, then build again what it held")]
-    DeviceLost {
-        /// What was observed.
-        reason: String,
-    },
+    #[error("device lost: {0}; {remedy}", remedy = .0.cause.remedy())]
+    DeviceLost(Loss),
     /// The device has not enough memory.
     #[error(
         "out of memory: {requested} bytes requested for {what}, {available} available; free something, or ask for less"
@@ -107,18 +155,25 @@ const _: () = assert!(size_of::<BackendError>() <= 64);
 impl BackendError {
     /// Whether everything of this generation is lost. Decided by the variant alone.
     pub const fn is_device_loss(&self) -> bool {
-        matches!(self, BackendError::DeviceLost { .. })
+        matches!(self, BackendError::DeviceLost(_))
+    }
+
+    /// The loss, if it is one.
+    pub const fn loss(&self) -> Option<&Loss> {
+        match self {
+            BackendError::DeviceLost(loss) => Some(loss),
+            _ => None,
+        }
     }
 
     /// Whether the same call may succeed later unchanged: after recovery, after more time, or after memory
     /// was freed.
     pub const fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            BackendError::DeviceLost { .. }
-                | BackendError::Deadline { .. }
-                | BackendError::OutOfMemory { .. }
-        )
+        match self {
+            BackendError::DeviceLost(loss) => !matches!(loss.cause, LossCause::GivenUp),
+            BackendError::Deadline { .. } | BackendError::OutOfMemory { .. } => true,
+            _ => false,
+        }
     }
 
     /// The first external function of a program that is not among those a backend has.

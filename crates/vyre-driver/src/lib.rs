@@ -52,7 +52,7 @@ pub use backend::{
     Trap, VyreBackend,
 };
 pub use buffer::{BufferBinding, BufferDesc, BufferHandle, Generation};
-pub use error::BackendError;
+pub use error::{BackendError, Loss, LossCause};
 pub use protocol::{Fault, Status};
 pub use resident::{
     KernelState, Mirror, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,

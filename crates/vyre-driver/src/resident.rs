@@ -29,7 +29,7 @@ use std::time::Duration;
 use vyre_foundation::ValidatedProgram;
 
 use crate::buffer::{BufferBinding, Generation};
-use crate::error::BackendError;
+use crate::error::{BackendError, Loss};
 use crate::region::SessionRegions;
 
 /// What to compile for residency. Both programs declare the same buffers in the same order (workgroup
@@ -125,6 +125,6 @@ pub enum KernelState {
     /// Reaped, or its lease ran out and what it had claimed did not end in time: items that it has begun may
     /// be without a completion, so what runs them again runs them twice.
     CutShort,
-    /// The device is gone; the text says what was observed.
-    Lost(String),
+    /// The device is gone.
+    Lost(Loss),
 }

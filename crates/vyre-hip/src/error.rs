@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
-use vyre_driver::BackendError;
+use vyre_driver::{BackendError, Loss};
 
 use crate::api::{Attempt, Outcome, Status, status};
 
@@ -245,7 +245,7 @@ impl DeviceError {
 impl From<HipError> for BackendError {
     fn from(error: HipError) -> BackendError {
         if error.is_sticky() {
-            return BackendError::DeviceLost { reason: error.to_string() };
+            return BackendError::DeviceLost(Loss::fault(error.to_string()));
         }
         let HipError { call, code, name, text } = error;
         BackendError::Driver { call, code: code.into(), text: format!("{name}: {text}") }
@@ -264,7 +264,7 @@ impl From<DeviceError> for BackendError {
         match error {
             DeviceError::Open(error) => error.into(),
             DeviceError::Hip(error) => error.into(),
-            DeviceError::Lost(first) => BackendError::DeviceLost { reason: first.to_string() },
+            DeviceError::Lost(first) => BackendError::DeviceLost(Loss::fault(first.to_string())),
             DeviceError::OutOfMemory { what, requested, available, .. } => {
                 BackendError::OutOfMemory { what, requested, available }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use vyre_driver::ring::RingError;
-use vyre_driver::{BackendError, Fault, Generation};
+use vyre_driver::{BackendError, Fault, Generation, Loss};
 use vyre_foundation::ValidationErrors;
 
 use crate::opcode::SlotOpcode;
@@ -259,7 +259,15 @@ impl MegakernelError {
 
     /// Whether the device was lost. Decided by the variant alone.
     pub const fn is_device_loss(&self) -> bool {
-        matches!(self, MegakernelError::Backend { source, .. } if source.is_device_loss())
+        self.loss().is_some()
+    }
+
+    /// The loss, if it is one.
+    pub const fn loss(&self) -> Option<&Loss> {
+        match self {
+            MegakernelError::Backend { source, .. } => source.loss(),
+            _ => None,
+        }
     }
 
     /// Whether the same call may succeed later unchanged.

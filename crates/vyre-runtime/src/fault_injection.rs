@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use vyre_driver::{
     BackendError, BackendIdentity, BufferBinding, BufferDesc, BufferHandle, Capabilities, CompiledPipeline,
-    DispatchConfig, DispatchOutcome, Generation, KernelState, Mirror, ResidentBinding, ResidentKernel,
+    DispatchConfig, DispatchOutcome, Generation, KernelState, Loss, Mirror, ResidentBinding, ResidentKernel,
     ResidentPipeline, ResidentSpec, StartRequest, VyreBackend,
 };
 use vyre_foundation::ValidatedProgram;
@@ -150,14 +150,14 @@ impl Shared {
         if point != FaultPoint::Recover
             && let Some(reason) = &self.lock().lost
         {
-            return Err(BackendError::DeviceLost { reason: reason.clone() });
+            return Err(BackendError::DeviceLost(Loss::fault(reason.clone())));
         }
         match fired {
             None => Ok(()),
             Some(InjectedFault::Loss) => {
                 let reason = format!("injected at {point:?}");
                 self.lose(&reason);
-                Err(BackendError::DeviceLost { reason })
+                Err(BackendError::DeviceLost(Loss::fault(reason)))
             }
             Some(InjectedFault::Failure) => Err(injected(point)),
         }
@@ -192,7 +192,7 @@ impl Shared {
         }
         let state = self.lock();
         if let Some(reason) = &state.lost {
-            return Err(BackendError::DeviceLost { reason: reason.clone() });
+            return Err(BackendError::DeviceLost(Loss::fault(reason.clone())));
         }
         state.buffers.get(&outer.id).copied().ok_or_else(stale)
     }
@@ -200,7 +200,7 @@ impl Shared {
     /// What the wrapped backend answered, or the loss that happened meanwhile and made it answer so.
     fn answer<T>(&self, result: Result<T, BackendError>) -> Result<T, BackendError> {
         match (result, &self.lock().lost) {
-            (Err(_), Some(reason)) => Err(BackendError::DeviceLost { reason: reason.clone() }),
+            (Err(_), Some(reason)) => Err(BackendError::DeviceLost(Loss::fault(reason.clone()))),
             (result, _) => result,
         }
     }
@@ -377,9 +377,9 @@ impl ResidentKernel for InjectedKernel {
 
     fn state(&self) -> KernelState {
         match self.lost() {
-            Some(reason) => KernelState::Lost(reason),
+            Some(reason) => KernelState::Lost(Loss::fault(reason)),
             None => match self.shared.pass(FaultPoint::State) {
-                Err(error) if error.is_device_loss() => KernelState::Lost(error.to_string()),
+                Err(BackendError::DeviceLost(loss)) => KernelState::Lost(loss),
                 _ => self.inner.state(),
             },
         }
@@ -387,7 +387,7 @@ impl ResidentKernel for InjectedKernel {
 
     fn quiesce(&self, deadline: Duration) -> Result<(), BackendError> {
         if let Some(reason) = self.lost() {
-            return Err(BackendError::DeviceLost { reason });
+            return Err(BackendError::DeviceLost(Loss::fault(reason)));
         }
         self.shared.pass(FaultPoint::Quiesce)?;
         self.inner.quiesce(deadline)

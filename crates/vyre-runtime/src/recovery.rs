@@ -191,7 +191,7 @@ mod tests {
     use crate::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
 
     fn lost() -> BackendError {
-        BackendError::DeviceLost { reason: "a test".to_owned() }
+        BackendError::DeviceLost(vyre_driver::Loss::fault("a test"))
     }
 
     fn driver(text: &str) -> BackendError {

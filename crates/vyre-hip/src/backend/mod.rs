@@ -18,7 +18,7 @@ use std::sync::Arc;
 use vyre_driver::table::{self, BufferTable};
 use vyre_driver::{
     BackendError, BackendIdentity, BufferDesc, BufferHandle, Capabilities, CompiledPipeline, Generation,
-    ResidentPipeline, ResidentSpec, VyreBackend,
+    Loss, LossCause, ResidentPipeline, ResidentSpec, VyreBackend,
 };
 use vyre_foundation::limits::{MAX_WORKGROUP_BYTES, MAX_WORKGROUP_INVOCATIONS};
 use vyre_foundation::{DataType, ValidatedProgram};
@@ -220,12 +220,13 @@ impl VyreBackend for HipBackend {
     fn recover(&self) -> Result<Generation, BackendError> {
         match self.inner.context.lost() {
             None => Ok(GENERATION),
-            Some(first) => Err(BackendError::DeviceLost {
+            Some(first) => Err(BackendError::DeviceLost(Loss {
+                cause: LossCause::GivenUp,
                 reason: format!(
                     "{first}; a process that lost its GPU cannot get it back, so host the backend in a child \
                      process"
                 ),
-            }),
+            })),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Shared {
         let Some(kernel) = control.kernel.clone() else { return Ok(()) };
         let quiesced = match kernel.state() {
             KernelState::Running => kernel.quiesce(deadline),
-            KernelState::Lost(reason) => Err(BackendError::DeviceLost { reason }),
+            KernelState::Lost(loss) => Err(BackendError::DeviceLost(loss)),
             KernelState::ShutDown | KernelState::Stopped | KernelState::CutShort => Ok(()),
         };
         quiesced.map_err(MegakernelError::backend("quiesce the kernel"))?;
@@ -137,11 +137,14 @@ impl Shared {
         let mut control = lock(&self.control);
         self.refuse_if_over(&control)?;
         match self.retire(&mut control, deadline) {
-            Err(error) if error.is_device_loss() => {
-                self.handle_loss(&mut control, error.to_string())?;
-                self.retire(&mut control, deadline)
-            }
-            retired => retired,
+            Err(error) => match error.loss() {
+                Some(loss) => {
+                    self.handle_loss(&mut control, loss.clone())?;
+                    self.retire(&mut control, deadline)
+                }
+                None => Err(error),
+            },
+            Ok(()) => Ok(()),
         }
     }
 
@@ -149,9 +152,9 @@ impl Shared {
         let mut control = lock(&self.control);
         self.refuse_if_over(&control)?;
         let relaunched = self.retire(&mut control, deadline).and_then(|()| self.relaunch(&mut control));
-        match relaunched {
-            Err(error) if error.is_device_loss() => self.handle_loss(&mut control, error.to_string()),
-            relaunched => relaunched,
+        match relaunched.as_ref().err().and_then(MegakernelError::loss) {
+            Some(loss) => self.handle_loss(&mut control, loss.clone()),
+            None => relaunched,
         }
     }
 

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 
 use vyre_driver::protocol::opcode;
 use vyre_driver::ring::SlotImage;
-use vyre_driver::{BackendError, Fault, KernelState};
+use vyre_driver::{BackendError, Fault, KernelState, Loss};
 
 use super::lifecycle::Control;
 use super::shared::{Gate, Shared, lock};
@@ -88,10 +88,10 @@ pub(super) fn touches_volatile(handlers: &HandlerTable, image: &SlotImage) -> bo
 
 impl Shared {
     /// Deals with a loss of the device, or of the kernel, as the policy says. `Ok` if the session runs again.
-    pub(super) fn handle_loss(&self, control: &mut Control, reason: String) -> Result<(), MegakernelError> {
-        tracing::warn!(session = self.id, reason, "device lost");
-        control.lost = Some(reason.clone());
-        let lost = BackendError::DeviceLost { reason };
+    pub(super) fn handle_loss(&self, control: &mut Control, loss: Loss) -> Result<(), MegakernelError> {
+        tracing::warn!(session = self.id, cause = ?loss.cause, reason = loss.reason, "device lost");
+        control.lost = Some(loss.to_string());
+        let lost = BackendError::DeviceLost(loss);
         if let Err(error) = self.bury(control).and_then(|()| self.turn_over(control, false)) {
             return Err(self.give_up(control, error));
         }
@@ -223,8 +223,8 @@ impl Shared {
         }
         if control.lost.is_none() {
             let state = control.kernel.as_ref().map(|kernel| kernel.state());
-            let Some(KernelState::Lost(reason)) = state else { return Ok(()) };
-            control.lost = Some(reason);
+            let Some(KernelState::Lost(loss)) = state else { return Ok(()) };
+            control.lost = Some(loss.to_string());
         }
         self.bury(&mut control)?;
         self.turn_over(&mut control, false)?;

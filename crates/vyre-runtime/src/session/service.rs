@@ -165,21 +165,24 @@ impl Shared {
                 self.forget_kernel(control);
                 self.relaunch(control)
             }
-            KernelState::Lost(reason) => self.handle_loss(control, reason),
+            KernelState::Lost(loss) => self.handle_loss(control, loss),
         };
         match outcome {
             Ok(()) => {}
-            Err(error) if error.is_device_loss() && control.lost.is_none() => {
-                if let Err(error) = self.handle_loss(control, error.to_string()) {
-                    tracing::error!(session = self.id, %error, "a session lost its device");
-                }
-            }
-            Err(error) => {
+            Err(error) if control.lost.is_some() => {
                 tracing::error!(session = self.id, %error, "a session has no kernel any more");
-                if control.lost.is_none() {
+            }
+            Err(error) => match error.loss() {
+                Some(loss) => {
+                    if let Err(error) = self.handle_loss(control, loss.clone()) {
+                        tracing::error!(session = self.id, %error, "a session lost its device");
+                    }
+                }
+                None => {
+                    tracing::error!(session = self.id, %error, "a session has no kernel any more");
                     self.give_up(control, error);
                 }
-            }
+            },
         }
     }
 

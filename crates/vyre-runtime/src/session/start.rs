@@ -156,10 +156,11 @@ impl PersistentSession {
         {
             let mut control = lock(&shared.control);
             match shared.launch(&mut control) {
-                Err(error) if error.is_device_loss() => {
-                    shared.handle_loss(&mut control, error.to_string())?
-                }
-                launched => launched?,
+                Err(error) => match error.loss() {
+                    Some(loss) => shared.handle_loss(&mut control, loss.clone())?,
+                    None => return Err(error),
+                },
+                Ok(()) => {}
             }
         }
         Service::start(&shared, options.on_detached_fault)?;
