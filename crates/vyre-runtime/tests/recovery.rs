@@ -500,7 +500,10 @@ fn a_stop_whose_kernel_does_not_start_answers_everything_all_the_same() {
             let waiting = submit(&session, ADD_ONE, &[4]);
             backend.arm(point, 0, fault);
             assert!(session.stop().is_err(), "{point:?} {fault:?}");
-            assert_eq!(answer(&session, &waiting), Err(Fault::Abandoned), "{point:?} {fault:?}");
+            let answered = answer(&session, &waiting);
+            // A kernel that started before the fault may have run it.
+            let ran = point == FaultPoint::AfterStart && answered == Ok(5);
+            assert!(ran || answered == Err(Fault::Abandoned), "{point:?} {fault:?} {answered:?}");
         }
     }
 }

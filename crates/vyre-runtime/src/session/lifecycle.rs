@@ -136,15 +136,13 @@ impl Shared {
     pub(super) fn quiesce(&self, deadline: Duration) -> Result<(), MegakernelError> {
         let mut control = lock(&self.control);
         self.refuse_if_over(&control)?;
-        match self.retire(&mut control, deadline) {
-            Err(error) => match error.loss() {
-                Some(loss) => {
-                    self.handle_loss(&mut control, loss.clone())?;
-                    self.retire(&mut control, deadline)
-                }
-                None => Err(error),
-            },
-            Ok(()) => Ok(()),
+        let retired = self.retire(&mut control, deadline);
+        match retired.as_ref().err().and_then(MegakernelError::loss) {
+            Some(loss) => {
+                self.handle_loss(&mut control, loss.clone())?;
+                self.retire(&mut control, deadline)
+            }
+            None => retired,
         }
     }
 

@@ -155,12 +155,10 @@ impl PersistentSession {
         let session = PersistentSession { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
         {
             let mut control = lock(&shared.control);
-            match shared.launch(&mut control) {
-                Err(error) => match error.loss() {
-                    Some(loss) => shared.handle_loss(&mut control, loss.clone())?,
-                    None => return Err(error),
-                },
-                Ok(()) => {}
+            let launched = shared.launch(&mut control);
+            match launched.as_ref().err().and_then(MegakernelError::loss) {
+                Some(loss) => shared.handle_loss(&mut control, loss.clone())?,
+                None => launched?,
             }
         }
         Service::start(&shared, options.on_detached_fault)?;
