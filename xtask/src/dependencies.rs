@@ -12,8 +12,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vyre-cpu", &["vyre-foundation", "vyre-driver"]),
     ("vyre-hip", &["vyre-foundation", "vyre-driver"]),
     ("vyre-runtime", &["vyre-foundation", "vyre-driver"]),
-    ("vyre", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-runtime"]),
-    ("xtask", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-runtime", "vyre"]),
+    ("vyre-worker", &["vyre-foundation", "vyre-driver"]),
+    ("vyre", &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-worker", "vyre-runtime"]),
+    (
+        "xtask",
+        &["vyre-foundation", "vyre-driver", "vyre-cpu", "vyre-hip", "vyre-worker", "vyre-runtime", "vyre"],
+    ),
 ];
 
 /// Libraries that must not be needed to build anything: GPU libraries are found at run time. A feature that
