@@ -19,9 +19,15 @@ const EXPECTED: &[(&str, &str, &str)] = &[
 ];
 
 /// Checks the code object in `file`, and says what was found.
-pub(crate) fn check(kernel: &str, arch: &Architecture, object: &CodeObject, file: &Path) -> Result<String> {
+pub(crate) fn check(
+    kernel: &str,
+    arch: &Architecture,
+    object: &CodeObject,
+    toolchain: &Toolchain,
+    file: &Path,
+) -> Result<String> {
     if object.resources.is_empty() {
-        bail!("{} did not say what the kernel uses: its spills are unknown", object.compiler.path.display());
+        bail!("{} did not say what the kernel uses: its spills are unknown", toolchain.path.display());
     }
     let spilling: Vec<String> = object.resources.iter().filter_map(spills).collect();
     if !spilling.is_empty() {
@@ -31,7 +37,7 @@ pub(crate) fn check(kernel: &str, arch: &Architecture, object: &CodeObject, file
     if expected.is_empty() {
         return Ok("no spills".to_owned());
     }
-    let Some(disassembler) = disassembler(&object.compiler, arch.platform()) else {
+    let Some(disassembler) = disassembler(toolchain, arch.platform()) else {
         if arch.platform() == Platform::Nvidia {
             return Ok(format!("no spills; {} not looked for: there is no nvdisasm", expected.join(", ")));
         }

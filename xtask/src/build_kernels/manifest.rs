@@ -1,17 +1,13 @@
 //! `manifest.json`: what was built, by what, and what is in it.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use vyre_hip::compile::{Architecture, CodeObject, KernelResources};
-use vyre_hip::kernels;
+use vyre_hip::compile::{KernelResources, MANIFEST_VERSION, PrebuiltObject};
 
+use super::kernel::Kernel;
 use super::plan::{Plan, Skipped};
-
-/// Changes whenever a field changes its meaning.
-pub(crate) const VERSION: u32 = 1;
 
 /// The whole file.
 #[derive(Serialize)]
@@ -25,27 +21,11 @@ pub(crate) struct Manifest {
 /// One code object.
 #[derive(Serialize)]
 pub(crate) struct Built {
-    arch: String,
-    platform: String,
-    kernel: String,
-    /// Relative to the manifest.
-    file: String,
-    bytes: usize,
-    /// blake3 of the file.
-    digest: String,
-    /// Registers, spills, scratch and shared (LDS) bytes of each entry.
-    entries: Vec<KernelResources>,
-    compiler: Compiler,
-    flags: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) object: PrebuiltObject,
     /// What `--check` found; absent without it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    checked: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Compiler {
-    path: String,
-    version: String,
+    pub(crate) checked: Option<String>,
 }
 
 /// A kernel that does not compile, or does not pass the checks.
@@ -56,37 +36,11 @@ pub(crate) struct Failed {
     pub(crate) why: String,
 }
 
-impl Built {
-    pub(crate) fn new(
-        kernel: &str,
-        arch: &Architecture,
-        file: &Path,
-        object: &CodeObject,
-        checked: Option<String>,
-    ) -> Self {
-        Self {
-            arch: arch.to_string(),
-            platform: arch.platform().to_string(),
-            kernel: kernel.to_owned(),
-            file: file.display().to_string(),
-            bytes: object.image.len(),
-            digest: object.digest_text(),
-            entries: object.resources.clone(),
-            compiler: Compiler {
-                path: object.compiler.path.display().to_string(),
-                version: object.compiler.version_line().to_owned(),
-            },
-            flags: object.arguments.clone(),
-            checked,
-        }
-    }
-}
-
 impl fmt::Display for Built {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digest = self.digest.get(..12).unwrap_or(&self.digest);
-        write!(f, "{} {} {digest}, {} bytes", self.arch, self.kernel, self.bytes)?;
-        for entry in &self.entries {
+        let PrebuiltObject { arch, kernel, digest, bytes, entries, .. } = &self.object;
+        write!(f, "{arch} {kernel} {}, {bytes} bytes", digest.get(..12).unwrap_or(digest))?;
+        for entry in entries {
             let KernelResources { entry: name, registers, spills, scalar_spills, shared_bytes, .. } = entry;
             write!(f, "\n    {name}: {registers} registers, {spills} spilled, {shared_bytes} bytes shared")?;
             if let Some(spilled @ 1..) = scalar_spills {
@@ -101,19 +55,15 @@ impl fmt::Display for Built {
 }
 
 /// What `--dry-run --json` prints.
-pub(crate) fn planned(plan: &Plan) -> Value {
+pub(crate) fn planned(plan: &Plan, kernels: &[Kernel]) -> Value {
     let planned: Vec<Value> = plan
         .wanted
         .iter()
         .flat_map(|(arch, toolchain)| {
-            kernels::kernels().map(move |source| {
-                json!({
-                    "arch": arch.as_str(),
-                    "kernel": source.kernel_name(),
-                    "compiler": { "path": toolchain.path, "version": toolchain.version_line() },
-                })
+            kernels.iter().map(move |kernel| {
+                json!({ "arch": arch.as_str(), "kernel": kernel.name(), "compiler": toolchain.identity() })
             })
         })
         .collect();
-    json!({ "version": VERSION, "planned": planned, "skipped": plan.skipped })
+    json!({ "version": MANIFEST_VERSION, "planned": planned, "skipped": plan.skipped })
 }

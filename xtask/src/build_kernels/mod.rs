@@ -1,7 +1,8 @@
-//! `cargo xtask build-kernels`: every kernel of `kernels/` for every architecture wanted, as code objects and
-//! a manifest of what is in them.
+//! `cargo xtask build-kernels`: every kernel of `kernels/`, and programs of `.vir` files, for every architecture
+//! wanted, as code objects and a manifest of what is in them.
 
 mod check;
+mod kernel;
 mod manifest;
 mod plan;
 
@@ -15,9 +16,12 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use vyre_hip::compile::{Architecture, CompileRequest, Compiler, CompilerOptions, Platform, Search};
-use vyre_hip::kernels::{self, Source};
+use vyre_hip::compile::{
+    Architecture, CompileRequest, Compiler, CompilerOptions, MANIFEST, MANIFEST_VERSION, Platform,
+    PrebuiltObject, Search,
+};
 
+use kernel::Kernel;
 use manifest::{Built, Failed, Manifest};
 use plan::Plan;
 
@@ -25,7 +29,7 @@ use plan::Plan;
 pub(crate) const EXIT_STATUSES: &str = "\
 Exit status:
   0  all kernels were built, and passed where --check was given
-  1  a kernel does not compile or does not pass, or a file cannot be written
+  1  a kernel does not compile or does not pass, or a file cannot be read or written
   2  the command line is wrong
   3  there is no compiler, or none that builds an architecture named by --arch; what to install is said";
 
@@ -43,6 +47,10 @@ pub(crate) struct Options {
     /// compilers found build.
     #[arg(long, value_delimiter = ',', value_name = "ARCH")]
     arch: Vec<Architecture>,
+    /// Programs in text form, to be built as well: a machine without a compiler then runs them, with
+    /// VYRE_PREBUILT_DIR naming a copy of the folder.
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    vir: Vec<PathBuf>,
     /// Only this vendor's architectures.
     #[arg(long)]
     platform: Option<Vendor>,
@@ -88,6 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut search = Search::from_environment();
     search.hipcc = options.hipcc.clone().or(search.hipcc);
     search.nvcc = options.nvcc.clone().or(search.nvcc);
+    // What was built before is what is to be built.
+    search.prebuilt = None;
     let compiler = Compiler::new(CompilerOptions { search, ..CompilerOptions::from_environment()? });
     let only = options.platform.map(Platform::from);
     let wants = |arch: &Architecture| only.is_none_or(|platform| platform == arch.platform());
@@ -95,6 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("error: --arch {other} is not an architecture of --platform: drop one of the two");
         return Ok(ExitCode::from(WRONG_USAGE));
     }
+    let kernels = Kernel::all(&options.vir)?;
     let plan = match Plan::make(&compiler, &options.arch, wants) {
         Ok(plan) => plan,
         Err(error) if error.is_missing_compiler() => {
@@ -111,14 +122,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::from(MISSING_COMPILER));
     }
     if options.dry_run {
-        print_plan(&plan, options.json)?;
+        print_plan(&plan, &kernels, options.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let manifest = build_all(&compiler, plan, options)?;
-    fs::create_dir_all(&options.out).with_context(|| format!("creating {}", options.out.display()))?;
-    let file = options.out.join("manifest.json");
-    let json = serde_json::to_string_pretty(&manifest)? + "\n";
-    fs::write(&file, &json).with_context(|| format!("writing {}", file.display()))?;
+    let manifest = build_all(&compiler, plan, &kernels, options);
+    let json = write_manifest(&manifest, &options.out)?;
     if options.json {
         print!("{json}");
     } else {
@@ -135,6 +143,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         CacheLine(&compiler)
     );
     Ok(if manifest.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_manifest(manifest: &Manifest, out: &Path) -> Result<String> {
+    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    let (file, json) = (out.join(MANIFEST), serde_json::to_string_pretty(manifest)? + "\n");
+    fs::write(&file, &json).with_context(|| format!("writing {}", file.display()))?;
+    Ok(json)
 }
 
 struct CacheLine<'a>(&'a Compiler);
@@ -157,43 +172,42 @@ impl fmt::Display for CacheLine<'_> {
     }
 }
 
-fn print_plan(plan: &Plan, json: bool) -> Result<()> {
+fn print_plan(plan: &Plan, kernels: &[Kernel], json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(&manifest::planned(plan))?);
+        println!("{}", serde_json::to_string_pretty(&manifest::planned(plan, kernels))?);
         return Ok(());
     }
     for (arch, toolchain) in &plan.wanted {
-        for source in kernels::kernels() {
-            println!("{arch} {} with {}", source.path, toolchain.path.display());
+        for kernel in kernels {
+            println!("{arch} {} with {}", kernel.origin().display(), toolchain.path.display());
         }
     }
     Ok(())
 }
 
 /// Builds every kernel for every architecture of the plan, as many at once as the machine has processors.
-fn build_all(compiler: &Compiler, plan: Plan, options: &Options) -> Result<Manifest> {
-    let jobs: Vec<(&Architecture, &'static Source)> = plan
-        .wanted
-        .iter()
-        .flat_map(|(arch, _)| kernels::kernels().map(move |source| (arch, source)))
-        .collect();
+fn build_all(compiler: &Compiler, plan: Plan, kernels: &[Kernel], options: &Options) -> Manifest {
+    let jobs: Vec<(&Architecture, &Kernel)> =
+        plan.wanted.iter().flat_map(|(arch, _)| kernels.iter().map(move |kernel| (arch, kernel))).collect();
     let results = in_parallel(
         &jobs,
-        |(arch, source)| format!("{} for {arch}", source.path),
-        |(arch, source)| build(compiler, arch, source, options),
+        |(arch, kernel)| format!("{} for {arch}", kernel.origin().display()),
+        |(arch, kernel)| {
+            kernel.request(arch, |request| build(compiler, request, &kernel.stem(request), options))
+        },
     );
     let (mut built, mut failed) = (Vec::new(), Vec::new());
-    for ((arch, source), result) in jobs.iter().zip(results) {
+    for ((arch, kernel), result) in jobs.iter().zip(results) {
         match result {
             Ok(done) => built.push(done),
             Err(error) => failed.push(Failed {
                 arch: arch.to_string(),
-                kernel: source.path.to_owned(),
+                kernel: kernel.origin().display().to_string(),
                 why: format!("{error:#}"),
             }),
         }
     }
-    Ok(Manifest { version: manifest::VERSION, built, failed, skipped: plan.skipped })
+    Manifest { version: MANIFEST_VERSION, built, failed, skipped: plan.skipped }
 }
 
 /// The answers of `work` for each of `items`, in their order, with a progress bar that names the items.
@@ -232,28 +246,97 @@ fn in_parallel<T: Sync, R: Send>(
 }
 
 /// Builds one kernel for one architecture, and checks it where asked.
-fn build(compiler: &Compiler, arch: &Architecture, source: &Source, options: &Options) -> Result<Built> {
-    let headers = source.headers();
-    let name = source.kernel_name().unwrap_or(source.path);
-    let request =
-        CompileRequest { name, source: source.text, headers: &headers, arch, flags: &[], lines: None };
-    let object = compiler.compile(&request)?;
-    let extension = match arch.platform() {
-        Platform::Amd => "co",
-        Platform::Nvidia => "cubin",
-    };
-    let relative = Path::new(&arch.file_name()).join(format!("{name}.{extension}"));
-    let file = options.out.join(&relative);
+fn build(compiler: &Compiler, request: &CompileRequest<'_>, stem: &str, options: &Options) -> Result<Built> {
+    let code = compiler.compile(request)?;
+    let object = PrebuiltObject::new(request, &code, stem);
+    let file = options.out.join(&object.file);
     let folder = file.parent().unwrap_or(&options.out);
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
-    fs::write(&file, &object.image).with_context(|| format!("writing {}", file.display()))?;
-    let checked = if options.check { Some(check::check(name, arch, &object, &file)?) } else { None };
-    Ok(Built::new(name, arch, &relative, &object, checked))
+    fs::write(&file, &code.image).with_context(|| format!("writing {}", file.display()))?;
+    let mut checked = None;
+    if options.check {
+        let toolchain = compiler.toolchain_for(request.arch)?;
+        checked = Some(check::check(stem, request.arch, &code, &toolchain, &file)?);
+    }
+    Ok(Built { object, checked })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    use clap::Parser;
+    use vyre_hip::compile::Outcome;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// Builds for any architecture. Its code objects are the sources.
+    const COMPILER: &str = r#"#!/bin/sh
+if [ "$1" = --version ]; then echo "fake version 1"; exit 0; fi
+while [ $# -gt 0 ]; do
+    case "$1" in -o) output="$2" ;; *.hip) source="$1" ;; esac
+    shift
+done
+cat "$source" > "$output"
+"#;
+
+    fn compiler(search: Search) -> Compiler {
+        let deadline = CompilerOptions::DEADLINE;
+        Compiler::new(CompilerOptions { search, cache_dir: None, cache_bytes: 0, deadline, observer: None })
+    }
+
+    /// Everything that a build lists is found by a machine that has the folder and no compiler.
+    #[test]
+    fn what_is_built_needs_no_compiler_any_more() {
+        let room = tempfile::tempdir().expect("a folder");
+        let (hipcc, out) = (room.path().join("hipcc"), room.path().join("out"));
+        fs::write(&hipcc, COMPILER).expect("writes");
+        fs::set_permissions(&hipcc, fs::Permissions::from_mode(0o755)).expect("permissions");
+        // A process that another test was just starting may still hold the file open for writing.
+        while Command::new(&hipcc).arg("--version").output().is_err() {}
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vyre-foundation/tests/files/emit");
+        let program = |name: &str| files.join(name).into_os_string().into_string().expect("a plain path");
+        let (barriers, plain) = (program("grid_phases.vir"), program("saxpy.vir"));
+        let out_text = out.to_str().expect("a plain path");
+        let line = ["", "--arch", "gfx90a,gfx1030", "--vir", &barriers, &plain, &barriers, "--out", out_text];
+        let options = CommandLine::parse_from(line).options;
+        let mut search = Search::default();
+        search.hipcc = Some(hipcc);
+        let builder = compiler(search);
+        let kernels = Kernel::all(&options.vir).expect("programs");
+        let plan = Plan::make(&builder, &options.arch, |_| true).expect("a plan");
+        let manifest = build_all(&builder, plan, &kernels, &options);
+        assert_eq!((manifest.built.len(), manifest.failed.len()), (2 * (2 + 2 + 1), 0), "grid_phases twice");
+        write_manifest(&manifest, &options.out).expect("writes");
+
+        let mut search = Search::default();
+        search.prebuilt = Some(out);
+        let bare = compiler(search);
+        for arch in &options.arch {
+            for kernel in &kernels {
+                let object = kernel.request(arch, |request| bare.compile(request)).expect("is there");
+                assert_eq!(object.outcome, Outcome::Prebuilt);
+                assert_eq!(object.image, kernel.source().as_bytes(), "{} for {arch}", kernel.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_none_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "program p kernel\n").expect("writes");
+        for path in [file.path(), Path::new("/no/such/file.vir")] {
+            let error = Kernel::all(&[path.to_owned()]).err().expect("no program").to_string();
+            assert_eq!(error, path.display().to_string());
+        }
+    }
 
     #[test]
     fn answers_keep_the_order_of_their_items() {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::command::{arguments, build};
+use super::error::MissingObject;
 use super::hash::{Fields, hex};
+use super::prebuilt::Prebuilt;
 use super::store::{About, Entry, Loaded, Store, VERSION, replace_file};
 use super::toolchain::{ANSWER, Kind, Toolchain, identify, variables_that_matter};
 use super::{
@@ -21,9 +23,10 @@ use super::{
 pub struct Compiler {
     options: CompilerOptions,
     store: Option<Store>,
+    prebuilt: Option<Prebuilt>,
     /// Compilers by architecture, as chosen.
     chosen: Mutex<HashMap<Architecture, Arc<Toolchain>>>,
-    /// Keys of entries that a loader refused and that are to be compiled again.
+    /// Keys of what a loader refused and is to be compiled again.
     refused: Mutex<HashSet<String>>,
     /// Where device bitcode goes without a cache.
     room: OnceLock<tempfile::TempDir>,
@@ -37,6 +40,19 @@ struct Counts {
     heals: AtomicU64,
     evictions: AtomicU64,
     uncached: AtomicU64,
+    prebuilt: AtomicU64,
+}
+
+impl Counts {
+    fn of(&self, outcome: Outcome) -> &AtomicU64 {
+        match outcome {
+            Outcome::Hit => &self.hits,
+            Outcome::Miss => &self.misses,
+            Outcome::Heal => &self.heals,
+            Outcome::Uncached => &self.uncached,
+            Outcome::Prebuilt => &self.prebuilt,
+        }
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -49,6 +65,7 @@ impl Compiler {
         let objects = options.cache_dir.as_ref().map(|dir| dir.join("objects"));
         Self {
             store: objects.map(|dir| Store::new(dir, options.cache_bytes)),
+            prebuilt: options.search.prebuilt.clone().map(Prebuilt::new),
             options,
             chosen: Mutex::default(),
             refused: Mutex::default(),
@@ -57,31 +74,77 @@ impl Compiler {
         }
     }
 
-    /// The code object of a source, from the cache or from a compiler.
+    /// The code object of a source: one built elsewhere, or else from the cache or from a compiler.
     ///
     /// # Errors
     /// No compiler, none that knows the architecture, a source that is refused, or a file system that does
-    /// not take the compiler's own files. A cache that cannot be used is a warning, not an error.
+    /// not take the compiler's own files; `NotPrebuilt` where there is no compiler and a folder of what was built
+    /// elsewhere that lacks this. A cache that cannot be used is a warning, not an error.
     pub fn compile(&self, request: &CompileRequest<'_>) -> Result<CodeObject, CompileError> {
+        let Some(prebuilt) = &self.prebuilt else { return self.compile_here(request) };
+        let source_digest = request.source_digest();
+        let why = match self.find(prebuilt, &source_digest, request.arch) {
+            Ok(object) => return Ok(object),
+            Err(why) => why,
+        };
+        self.compile_here(request).map_err(|error| {
+            if !error.is_missing_compiler() {
+                return error;
+            }
+            let missing = MissingObject {
+                name: request.name.to_owned(),
+                arch: request.arch.to_string(),
+                folder: prebuilt.folder.clone(),
+                source_digest,
+                why,
+            };
+            CompileError::NotPrebuilt { missing: Box::new(missing), source: Box::new(error) }
+        })
+    }
+
+    fn find(
+        &self,
+        prebuilt: &Prebuilt,
+        source_digest: &str,
+        arch: &Architecture,
+    ) -> Result<CodeObject, String> {
+        let key = format!("{source_digest} for {arch}");
+        if locked(&self.refused).contains(&key) {
+            return Err("the loader refused it".to_owned());
+        }
+        let (object, image) = prebuilt.find(source_digest, arch).inspect_err(|why| {
+            tracing::debug!(%arch, source_digest, why, "not built elsewhere");
+        })?;
+        self.counts.of(Outcome::Prebuilt).fetch_add(1, Relaxed);
+        Ok(CodeObject {
+            digest: *blake3::hash(&image).as_bytes(),
+            image,
+            resources: object.entries,
+            compiler: object.compiler,
+            arguments: object.flags,
+            outcome: Outcome::Prebuilt,
+            path: Some(prebuilt.folder.join(object.file)),
+            key,
+        })
+    }
+
+    /// The code object of a source, from the cache or from a compiler.
+    fn compile_here(&self, request: &CompileRequest<'_>) -> Result<CodeObject, CompileError> {
         let toolchain = self.toolchain_for(request.arch)?;
         let arguments = self.arguments(&toolchain, request.arch, request.flags)?;
         let key = key_of(&toolchain, request, &arguments);
         let answer = |entry: Entry, outcome: Outcome| {
-            let counter = match outcome {
-                Outcome::Hit => &self.counts.hits,
-                Outcome::Miss => &self.counts.misses,
-                Outcome::Heal => &self.counts.heals,
-                Outcome::Uncached => &self.counts.uncached,
-            };
             // A statistic: nothing is ordered by it.
-            counter.fetch_add(1, Relaxed);
+            self.counts.of(outcome).fetch_add(1, Relaxed);
+            let kept = self.store.as_ref().filter(|_| outcome != Outcome::Uncached);
             CodeObject {
                 digest: *blake3::hash(&entry.image).as_bytes(),
                 image: entry.image,
                 resources: entry.about.resources,
-                compiler: Arc::clone(&toolchain),
+                compiler: toolchain.identity(),
                 arguments: arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
                 outcome,
+                path: kept.map(|store| store.entry(&key)),
                 key: key.clone(),
             }
         };
@@ -122,27 +185,32 @@ impl Compiler {
         }
     }
 
-    /// Tells that a loader refused this code object. True when it came from the cache and is worth compiling
-    /// again: the entry is gone then, and the next `compile` of the same request heals it. False when the
-    /// compiler itself has just written it, or when it was refused before: the fault is elsewhere.
+    /// Tells that a loader refused this code object. True when it came from the cache, or from elsewhere, and is
+    /// worth compiling again: an entry of the cache is gone then, and the next `compile` of the same request heals
+    /// it. False when the compiler itself has just written it, or when it was refused before: the fault is
+    /// elsewhere.
     pub fn refuse(&self, object: &CodeObject) -> bool {
-        let Some(store) = &self.store else { return false };
-        if object.outcome != Outcome::Hit || !locked(&self.refused).insert(object.key.clone()) {
+        let was_kept = matches!(object.outcome, Outcome::Hit | Outcome::Prebuilt);
+        if !was_kept || !locked(&self.refused).insert(object.key.clone()) {
             return false;
         }
-        store.remove(&object.key);
+        if let (Some(store), Outcome::Hit) = (&self.store, object.outcome) {
+            store.remove(&object.key);
+        }
         true
     }
 
     /// What the cache has done for this compiler so far.
     pub fn counters(&self) -> CacheCounters {
+        let Counts { hits, misses, heals, evictions, uncached, prebuilt } = &self.counts;
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         CacheCounters {
-            hits: read(&self.counts.hits),
-            misses: read(&self.counts.misses),
-            heals: read(&self.counts.heals),
-            evictions: read(&self.counts.evictions),
-            uncached: read(&self.counts.uncached),
+            hits: read(hits),
+            misses: read(misses),
+            heals: read(heals),
+            evictions: read(evictions),
+            uncached: read(uncached),
+            prebuilt: read(prebuilt),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Search {
     pub hipcc: Option<PathBuf>,
     /// The NVIDIA compiler that the caller named; nothing else is tried.
     pub nvcc: Option<PathBuf>,
+    /// The folder of code objects built elsewhere, which need no compiler.
+    pub prebuilt: Option<PathBuf>,
     pub(crate) hipcc_variable: Option<PathBuf>,
     pub(crate) nvcc_variable: Option<PathBuf>,
     /// A name for messages and a ROCm's root, in order.
@@ -43,6 +45,7 @@ impl Search {
         Self {
             hipcc: None,
             nvcc: None,
+            prebuilt: variable("VYRE_PREBUILT_DIR").map(PathBuf::from),
             hipcc_variable: variable("HIPCC").map(PathBuf::from),
             nvcc_variable: variable("NVCC").map(PathBuf::from),
             rocm_roots: vec![root("HIP_PATH"), root("ROCM_PATH"), default("/opt/rocm")],

@@ -28,6 +28,33 @@ impl fmt::Display for Tried {
     }
 }
 
+/// A code object that the folder of what was built elsewhere lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingObject {
+    /// The name of the source.
+    pub name: String,
+    /// The architecture.
+    pub arch: String,
+    /// Where it was looked for.
+    pub folder: PathBuf,
+    /// What was looked for: [`CompileRequest::source_digest`](super::CompileRequest::source_digest).
+    pub source_digest: String,
+    /// Why what is there was not taken.
+    pub why: String,
+}
+
+impl fmt::Display for MissingObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, arch, folder, source_digest, why } = self;
+        write!(
+            f,
+            "{} has no code object of `{name}` for {arch}, source {source_digest}: {why}; build it by `cargo xtask \
+             build-kernels --arch {arch}` where a compiler is (`--vir FILE` for a program), or install one here",
+            folder.display()
+        )
+    }
+}
+
 /// Why there is no code object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -55,6 +82,14 @@ pub enum CompileError {
         reasons: Vec<Tried>,
         /// What to install.
         remedy: String,
+    },
+    /// What was built elsewhere lacks this code object, and no compiler here makes it.
+    #[error("{missing}")]
+    NotPrebuilt {
+        /// What was looked for, and where.
+        missing: Box<MissingObject>,
+        /// Why it is not compiled instead.
+        source: Box<CompileError>,
     },
     /// The compiler could not be run, or its version not be read.
     #[error("cannot run {}: {what}; check that it is an executable compiler", compiler.display())]
@@ -118,7 +153,10 @@ impl CompileError {
 
     /// Whether the machine lacks a compiler for what was asked, rather than the source being at fault.
     pub fn is_missing_compiler(&self) -> bool {
-        matches!(self, Self::CompilerNotFound { .. } | Self::UnsupportedArchitecture { .. })
+        matches!(
+            self,
+            Self::CompilerNotFound { .. } | Self::UnsupportedArchitecture { .. } | Self::NotPrebuilt { .. }
+        )
     }
 }
 
@@ -128,7 +166,12 @@ fn list(tried: &[Tried]) -> String {
 
 fn remedy_for_none(platform: Platform) -> &'static str {
     match platform {
-        Platform::Amd => "install hipcc (Debian: hipcc; else ROCm), or name it by HIPCC",
-        Platform::Nvidia => "install the CUDA toolkit's nvcc, or name it by NVCC",
+        Platform::Amd => {
+            "install hipcc (Debian: hipcc; else ROCm), or name it by HIPCC, or what was built elsewhere by \
+             VYRE_PREBUILT_DIR"
+        }
+        Platform::Nvidia => {
+            "install the CUDA toolkit's nvcc, or name it by NVCC, or what was built elsewhere by VYRE_PREBUILT_DIR"
+        }
     }
 }

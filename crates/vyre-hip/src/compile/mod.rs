@@ -3,6 +3,7 @@
 //! * `discover`, `toolchain`: which compilers there are, and who they are;
 //! * `command`, `device_libs`, `resources`, `diagnostics`: running one, and reading what it says;
 //! * `store`: code objects on disk, for every process of a user;
+//! * `prebuilt`: code objects from a machine that has a compiler, for one that has none;
 //! * [`Compiler`]: all of these behind one function.
 //!
 //! Absent on purpose: knowledge of particular kernels, and anything that needs a GPU. The compilers' own
@@ -17,6 +18,7 @@ mod diagnostics;
 mod discover;
 mod error;
 mod hash;
+mod prebuilt;
 mod resources;
 mod store;
 mod toolchain;
@@ -26,14 +28,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::emit::{self, EmittedKernel};
+use crate::kernels;
+
 pub use crate::api::Platform;
 pub use arch::Architecture;
 pub use compiler::Compiler;
 pub use diagnostics::{Diagnostics, Site};
 pub use discover::Search;
-pub use error::{CompileError, Tried};
+pub use error::{CompileError, MissingObject, Tried};
+pub use prebuilt::{MANIFEST, MANIFEST_VERSION, PrebuiltObject};
 pub use resources::KernelResources;
-pub use toolchain::{Kind, Toolchain};
+pub use toolchain::{CompilerIdentity, Kind, Toolchain};
 
 /// Names the IR node that a line of the source was emitted for.
 pub type LineNames<'a> = &'a dyn Fn(u32) -> Option<String>;
@@ -64,6 +70,40 @@ pub struct CompileRequest<'a> {
     pub lines: Option<LineNames<'a>>,
 }
 
+impl CompileRequest<'_> {
+    /// Lends the request for an emitted kernel, as the backend makes it: what is built from it is what the backend
+    /// looks for.
+    pub fn of_emitted<R>(
+        name: &str,
+        emitted: &EmittedKernel,
+        arch: &Architecture,
+        with: impl FnOnce(&CompileRequest<'_>) -> R,
+    ) -> R {
+        with(&CompileRequest {
+            name,
+            source: &emitted.source,
+            headers: &kernels::headers_of(&emitted.source),
+            arch,
+            flags: &emit::flags(arch.platform()),
+            lines: Some(&|line| emitted.lines.path(line).map(str::to_owned)),
+        })
+    }
+
+    /// blake3 of all that the code object is made from, in hexadecimal: source, headers and flags. Compiler and
+    /// architecture are not in it.
+    pub fn source_digest(&self) -> String {
+        let mut fields = hash::Fields::new("source");
+        fields.add(self.source.as_bytes()).add(&self.headers.len().to_le_bytes());
+        for header in self.headers {
+            fields.add(header.path.as_bytes()).add(header.text.as_bytes());
+        }
+        for flag in self.flags {
+            fields.add(flag.as_bytes());
+        }
+        hash::hex(&fields.finish())
+    }
+}
+
 impl fmt::Debug for CompileRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, arch, flags, .. } = self;
@@ -82,6 +122,8 @@ pub enum Outcome {
     Heal,
     /// The compiler; there is no cache, or it cannot be written.
     Uncached,
+    /// The folder of what was built elsewhere.
+    Prebuilt,
 }
 
 /// What a compiler made of a source.
@@ -94,11 +136,14 @@ pub struct CodeObject {
     /// What each kernel in it uses; empty where the compiler did not say.
     pub resources: Vec<KernelResources>,
     /// Who compiled it.
-    pub compiler: Arc<Toolchain>,
+    pub compiler: CompilerIdentity,
     /// The arguments it was compiled with, source and output excepted.
     pub arguments: Vec<String>,
     /// Where it came from.
     pub outcome: Outcome,
+    /// The file that keeps it: an entry of the cache, or a code object built elsewhere.
+    pub path: Option<PathBuf>,
+    /// Its name in the cache, or among what a loader refused.
     key: String,
 }
 
@@ -122,6 +167,8 @@ pub struct CacheCounters {
     pub evictions: u64,
     /// Code objects compiled without a cache.
     pub uncached: u64,
+    /// Code objects that were built elsewhere.
+    pub prebuilt: u64,
 }
 
 /// A compiler's work, as it happens: for progress.

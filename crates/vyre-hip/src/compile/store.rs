@@ -105,7 +105,7 @@ impl Store {
         let _ = fs::remove_file(self.entry(key));
     }
 
-    fn entry(&self, key: &str) -> PathBuf {
+    pub(crate) fn entry(&self, key: &str) -> PathBuf {
         self.folder.join(key).with_extension(EXTENSION)
     }
 

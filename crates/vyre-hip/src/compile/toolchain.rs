@@ -65,7 +65,24 @@ pub struct Toolchain {
     pub(crate) digest: String,
 }
 
+/// Who compiled a code object, here or elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompilerIdentity {
+    /// Its file, as found.
+    pub path: PathBuf,
+    /// The line of its version that has a number in it.
+    pub version: String,
+    /// Digest of its path, its whole version text and the stamps of its files, in hexadecimal.
+    pub digest: String,
+}
+
 impl Toolchain {
+    /// Who this is, in short.
+    pub fn identity(&self) -> CompilerIdentity {
+        let (path, version) = (self.path.clone(), self.version_line().to_owned());
+        CompilerIdentity { path, version, digest: self.digest.clone() }
+    }
+
     /// The line of the version that has a number in it: clang's and hipcc's first, nvcc's fourth.
     pub fn version_line(&self) -> &str {
         let says = |line: &&str| line.contains("version") || line.contains("release");

@@ -34,6 +34,7 @@ pub struct Gemm {
     context: Arc<Context>,
     arch: Architecture,
     object: CodeObject,
+    source_digest: String,
     module: Arc<Module>,
     /// By place in [`ENTRIES`]: with 16-byte accesses, and element by element. Loaded when first used.
     functions: [[OnceLock<Function>; 2]; ENTRIES.len()],
@@ -115,6 +116,7 @@ impl Gemm {
             flags: &[],
             lines: None,
         };
+        let source_digest = request.source_digest();
         let compile = || compiler.compile(&request).map_err(|error| compile_failed(SOURCE, error));
         let mut object = compile()?;
         let module = match Module::load(context, &object.image) {
@@ -135,6 +137,7 @@ impl Gemm {
             context: Arc::clone(context),
             functions: Default::default(),
             workspace: Mutex::default(),
+            source_digest,
             arch,
             object,
             module,
@@ -152,18 +155,9 @@ impl Gemm {
         &self.object
     }
 
-    /// blake3 of the source and of all that it includes, in hexadecimal.
-    pub fn source_digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        let source = kernels::find(SOURCE);
-        let headers = source.map(kernels::Source::headers).unwrap_or_default();
-        let texts = source.iter().map(|source| (source.path, source.text));
-        for (path, text) in texts.chain(headers.iter().map(|header| (header.path, header.text))) {
-            for part in [path, text] {
-                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
-            }
-        }
-        hasher.finalize().to_hex().to_string()
+    /// [`CompileRequest::source_digest`] of the kernels.
+    pub fn source_digest(&self) -> &str {
+        &self.source_digest
     }
 
     /// Where products run, in the order of the calls.

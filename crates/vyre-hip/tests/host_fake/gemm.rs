@@ -1,46 +1,21 @@
 //! What a matrix product launches, and what it refuses before it does.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 use std::sync::Arc;
 
 use vyre_driver::BackendError;
 use vyre_driver::gemm::{GemmOutput, GemmProblem};
 use vyre_hip::HipBackend;
 use vyre_hip::api::Platform;
-use vyre_hip::compile::{CompilerOptions, Search};
 use vyre_hip::device::DeviceMemory;
 use vyre_hip::gemm::{Gemm, GemmMatrix};
 
+use crate::compilers::{compiler_in, options};
 use crate::fake::{self, api, context};
-
-/// "Compiles" to what the loader takes for PTX.
-const COMPILER: &str = r#"#!/bin/sh
-if [ "$1" = --version ]; then echo "fake 1"; exit 0; fi
-while [ $# -gt 0 ]; do
-    if [ "$1" = -o ]; then printf '.version 7.0\0' > "$2"; fi
-    shift
-done
-"#;
 
 /// A product on the fake library's AMD device.
 fn gemm() -> Gemm {
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("hipcc");
-    fs::write(&program, COMPILER).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    // Another test's child may still hold the file open for writing, and such a file does not run.
-    while Command::new(&program).arg("--version").output().is_err() {}
-    let mut search = Search::default();
-    search.hipcc = Some(program);
-    let options = CompilerOptions {
-        search,
-        cache_dir: None,
-        cache_bytes: 0,
-        deadline: CompilerOptions::DEADLINE,
-        observer: None,
-    };
+    let options = options(compiler_in(folder.path()));
     let backend = HipBackend::open_with(&api(Platform::Amd), 0, options).unwrap();
     Gemm::new(&backend).unwrap()
 }

@@ -1,5 +1,6 @@
 //! What computes products: the host's threads, or a GPU.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,11 +44,16 @@ pub struct GemmFacts {
     pub split_k: Option<u32>,
     /// The compiler, and its version.
     pub compiler: Option<String>,
+    /// Digest of the compiler's path, version and files.
+    pub compiler_digest: Option<String>,
     /// What it was called with, source and output left out.
     pub build_command: Option<String>,
-    /// Where the code object came from: the cache, or the compiler.
+    /// Where the code object came from: the cache (`hit`), the compiler (`miss`, `heal`, `uncached`), or what was
+    /// built elsewhere (`prebuilt`).
     pub code_object_from: Option<String>,
-    /// blake3 of the source and its headers.
+    /// The file that keeps the code object.
+    pub code_object_path: Option<PathBuf>,
+    /// blake3 of the source, its headers and its flags.
     pub source_digest: Option<String>,
     /// blake3 of the code object.
     pub code_object_digest: Option<String>,
@@ -246,6 +252,7 @@ impl GemmDevice for HipGemm {
         let matrix = GemmMatrix { memory: &memory, first: operands.first };
         let launch = self.gemm.launch_of(problem, matrix, matrix);
         let (object, info) = (self.gemm.object(), self.gemm.context().info());
+        let compiler = &object.compiler;
         let used = object.resources.iter().find(|resources| resources.entry == launch.entry);
         Ok(GemmFacts {
             backend: "hip".to_owned(),
@@ -256,10 +263,12 @@ impl GemmDevice for HipGemm {
             block: launch.block,
             shared_bytes: Some(launch.shared_bytes),
             split_k: Some(launch.split_k),
-            compiler: Some(format!("{}: {}", object.compiler.path.display(), object.compiler.version_line())),
-            build_command: Some(format!("{} {}", object.compiler.path.display(), object.arguments.join(" "))),
+            compiler: Some(format!("{}: {}", compiler.path.display(), compiler.version)),
+            compiler_digest: Some(compiler.digest.clone()),
+            build_command: Some(format!("{} {}", compiler.path.display(), object.arguments.join(" "))),
             code_object_from: Some(format!("{:?}", object.outcome).to_lowercase()),
-            source_digest: Some(self.gemm.source_digest()),
+            code_object_path: object.path.clone(),
+            source_digest: Some(self.gemm.source_digest().to_owned()),
             code_object_digest: Some(object.digest_text()),
             registers: used.map(|used| used.registers),
             spills: used.map(|used| used.spills),

@@ -126,7 +126,12 @@ impl GemmReport {
             "C = {alpha} A B + {beta} C; batch {batch}; A and B {operands}, sums {sums}, C {output}."
         )?;
         let [lda, ldb, ldc] = self.leading_dimensions;
-        writeln!(text, "Leading dimensions {lda}, {ldb}, {ldc}; seed {}.\n", self.seed)?;
+        let [stride_a, stride_b, stride_c] = self.strides;
+        write!(text, "Leading dimensions {lda}, {ldb}, {ldc}; ")?;
+        if *batch > 1 {
+            write!(text, "strides {stride_a}, {stride_b}, {stride_c}; ")?;
+        }
+        writeln!(text, "seed {}.\n", self.seed)?;
 
         writeln!(text, "| gate | passed | of its bound | elements | |\n|---|---|---|---|---|")?;
         for GemmGate { name, passed, detail, elements, worst } in &self.gates {
@@ -160,8 +165,10 @@ impl GemmReport {
         row("registers", facts.registers.map(|registers| registers.to_string()))?;
         row("spills", facts.spills.map(|spills| spills.to_string()))?;
         row("compiler", facts.compiler.clone())?;
+        row("compiler digest", facts.compiler_digest.clone())?;
         row("build command", facts.build_command.as_ref().map(|command| format!("`{command}`")))?;
         row("code object from", facts.code_object_from.clone())?;
+        row("code object", facts.code_object_path.as_ref().map(|path| path.display().to_string()))?;
         row("source digest", facts.source_digest.clone())?;
         row("code object digest", facts.code_object_digest.clone())?;
 

@@ -1,0 +1,187 @@
+//! What was built elsewhere runs where there is no compiler, and what is missing is named.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+use vyre_driver::{BackendError, CompiledPipeline, VyreBackend as _};
+use vyre_foundation::{ValidatedProgram, text, validate};
+use vyre_hip::HipBackend;
+use vyre_hip::api::Platform;
+use vyre_hip::compile::{
+    CompileError, CompileRequest, Compiler, MANIFEST, MANIFEST_VERSION, Outcome, PrebuiltObject, Search,
+};
+use vyre_hip::emit::{self, EmitOptions, GridBarriers};
+use vyre_hip::gemm::Gemm;
+use vyre_hip::kernels;
+
+use crate::compilers::{compiler_in, options};
+use crate::fake::{self, api};
+
+/// What a loader answers that takes no such code.
+const NO_BINARY_FOR_GPU: i32 = 209;
+
+/// The fake device is a `gfx90a:sramecc+:xnack-`.
+const ARCH: &str = "gfx90a";
+
+fn program(name: &str) -> ValidatedProgram {
+    let barriers = format!(
+        "program {name} kernel workgroup(1, 1, 1)\nbuffer x: global u32 read_write min 1\n\
+         entry {{\n  x[0u32] = 1u32;\n  grid_barrier;\n  x[0u32] = 2u32;\n}}\n"
+    );
+    validate(text::parse(&barriers).unwrap()).unwrap()
+}
+
+/// A folder of what a machine with a compiler built: a program in both forms, and the matrix product.
+struct Folder {
+    folder: tempfile::TempDir,
+    built: Vec<PrebuiltObject>,
+}
+
+impl Folder {
+    fn new(arch: &str) -> Folder {
+        let mut folder = Folder { folder: tempfile::tempdir().unwrap(), built: Vec::new() };
+        let elsewhere = tempfile::tempdir().unwrap();
+        let compiler = Compiler::new(options(compiler_in(elsewhere.path())));
+        let arch = arch.parse().unwrap();
+        for (form, stem) in [(GridBarriers::Native, "native"), (GridBarriers::Split, "split")] {
+            let emitted =
+                emit::kernel(&program("twice"), &EmitOptions::default().with_grid_barriers(form)).unwrap();
+            CompileRequest::of_emitted("twice", &emitted, &arch, |request| {
+                folder.add(&compiler, request, stem)
+            });
+        }
+        let source = kernels::find("gemm_f16.hip").unwrap();
+        let request = CompileRequest {
+            name: "gemm_f16",
+            source: source.text,
+            headers: &source.headers(),
+            arch: &arch,
+            flags: &[],
+            lines: None,
+        };
+        folder.add(&compiler, &request, "gemm_f16");
+        folder.write_manifest(MANIFEST_VERSION);
+        folder
+    }
+
+    fn add(&mut self, compiler: &Compiler, request: &CompileRequest<'_>, stem: &str) {
+        let code = compiler.compile(request).unwrap();
+        let object = PrebuiltObject::new(request, &code, stem);
+        let file = self.at(&object.file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, &code.image).unwrap();
+        self.built.push(object);
+    }
+
+    fn write_manifest(&self, version: u32) {
+        let manifest = json!({ "version": version, "built": self.built, "failed": [], "skipped": [] });
+        fs::write(self.at(MANIFEST), manifest.to_string()).unwrap();
+    }
+
+    fn at(&self, file: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    /// A device of a machine that has this folder, and perhaps a compiler.
+    fn backend(&self, mut search: Search) -> HipBackend {
+        search.prebuilt = Some(self.folder.path().to_path_buf());
+        HipBackend::open_with(&api(Platform::Amd), 0, options(search)).unwrap()
+    }
+
+    /// Why a machine without a compiler cannot compile this.
+    fn refusal(&self, program: &ValidatedProgram) -> String {
+        refusal(&self.backend(Search::default()), program)
+    }
+}
+
+fn refusal(backend: &HipBackend, program: &ValidatedProgram) -> String {
+    match backend.compile(program).map(|_: Arc<dyn CompiledPipeline>| ()) {
+        Err(BackendError::Unsupported { what, .. }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_machine_without_a_compiler_runs_what_was_built_elsewhere() {
+    let folder = Folder::new(ARCH);
+    let backend = folder.backend(Search::default());
+    backend.compile(&program("twice")).unwrap();
+    let gemm = Gemm::new(&backend).unwrap();
+    let [native, _, product] = folder.built.as_slice() else { panic!("three: {:?}", folder.built) };
+    assert_eq!(gemm.object().outcome, Outcome::Prebuilt);
+    assert_eq!(gemm.object().path.as_deref(), Some(&*folder.at(&product.file)));
+    assert_eq!(gemm.object().compiler, native.compiler);
+    assert_eq!(gemm.source_digest(), product.source_digest);
+    assert_eq!(backend.compiler().counters().prebuilt, 2);
+}
+
+#[test]
+fn features_must_fit_where_a_code_object_has_them() {
+    assert!(
+        Folder::new("gfx90a:sramecc+:xnack-").backend(Search::default()).compile(&program("twice")).is_ok()
+    );
+    let other = Folder::new("gfx90a:sramecc+:xnack+");
+    let why = other.refusal(&program("twice"));
+    assert!(why.contains("for gfx90a:sramecc+:xnack+ only"), "{why}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = Folder::new(ARCH);
+    let other = program("other");
+    let emitted = emit::kernel(&other, &EmitOptions::default()).unwrap();
+    let arch = ARCH.parse().unwrap();
+    let digest = CompileRequest::of_emitted("other", &emitted, &arch, |request| request.source_digest());
+    let why = folder.refusal(&other);
+    for part in [&*folder.folder.path().to_string_lossy(), &*digest, "`other`", "lists 3 others", "--vir"] {
+        assert!(why.contains(part), "no {part} in: {why}");
+    }
+    let mut search = Search::default();
+    search.prebuilt = Some(folder.at("nowhere"));
+    let compiler = Compiler::new(options(search));
+    let error = CompileRequest::of_emitted("other", &emitted, &arch, |request| compiler.compile(request));
+    match error {
+        Err(CompileError::NotPrebuilt { missing, source }) => {
+            assert!(missing.why.contains("nowhere/manifest.json: No such file"), "{missing}");
+            assert!(matches!(*source, CompileError::CompilerNotFound { .. }), "{source}");
+            assert_eq!(missing.source_digest, digest);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_damaged_is_not_believed() {
+    let folder = Folder::new(ARCH);
+    let native = folder.at(&folder.built[0].file);
+    fs::write(&native, ".version 8.0\0").unwrap();
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains("native.co is damaged"), "{why}");
+    fs::remove_file(&native).unwrap();
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains("native.co: No such file"), "{why}");
+    folder.write_manifest(MANIFEST_VERSION + 1);
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains(&format!("version {}", MANIFEST_VERSION + 1)), "{why}");
+    fs::write(folder.at(MANIFEST), "{\"version\":").unwrap();
+    assert!(folder.refusal(&program("twice")).contains("manifest.json: EOF"));
+    // With a compiler, all that is no loss.
+    let elsewhere = tempfile::tempdir().unwrap();
+    folder.backend(compiler_in(elsewhere.path())).compile(&program("twice")).unwrap();
+}
+
+#[test]
+fn what_a_loader_refuses_is_compiled_where_there_is_a_compiler() {
+    let folder = Folder::new(ARCH);
+    fake::fail_once("module", NO_BINARY_FOR_GPU);
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains("the loader refused it"), "{why}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let backend = folder.backend(compiler_in(elsewhere.path()));
+    fake::fail_once("module", NO_BINARY_FOR_GPU);
+    backend.compile(&program("twice")).unwrap();
+    let counters = backend.compiler().counters();
+    assert_eq!((counters.prebuilt, counters.uncached), (1, 1));
+}
