@@ -4,4 +4,6 @@
 //! crate hosts a backend that the caller registers in a child, the caller's own executable run again, and
 //! speaks to it over a socket and shared memory. It names no backend.
 
+pub mod kernel;
+pub mod process;
 pub mod wire;
