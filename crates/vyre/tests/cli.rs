@@ -311,6 +311,33 @@ fn gemm_verifies_measures_and_reports() {
 }
 
 #[test]
+fn gemm_takes_leading_dimensions_and_strides() {
+    let fixture = Fixture::new(b"", &[]);
+    let shape =
+        ["gemm", "--backend", "cpu", "--m", "5", "--n", "6", "--k", "7", "--batch", "3", "--repeat", "1"];
+    let padded = ["--lda", "9", "--ldb", "8", "--ldc", "30", "--stride-a", "0", "--stride-c", "10", "--json"];
+    let (status, stdout, stderr) = fixture.run(&[&shape[..], &padded].concat());
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(report["leading_dimensions"], serde_json::json!([9, 8, 30]));
+    assert_eq!(report["strides"], serde_json::json!([0, 56, 10]));
+
+    // What is wrong with the problem is said before there is no device.
+    let four = ["gemm", "--m", "4", "--n", "4", "--k", "4", "--backend", "hip"];
+    for (arguments, expected) in [
+        (&["--ldb", "3", "--ldc", "2305843009213693952"][..], "the leading dimension of B is 3"),
+        (&["--batch", "2", "--stride-c", "15"], "a stride of at least 16"),
+        (&["--ldc", "2305843009213693952"], "leaves 63 bits"),
+        (&["--lda", "1125899906842624"], "out of memory"),
+        (&["--lda", "4"], "/no/such/library.so"),
+    ] {
+        let (status, stdout, stderr) = fixture.run(&[&four[..], arguments].concat());
+        assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+#[test]
 fn gemm_errors_are_status_two() {
     let fixture = Fixture::new(b"", &[]);
     for (arguments, expected) in [

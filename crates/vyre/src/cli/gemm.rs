@@ -1,6 +1,6 @@
 //! `vyre gemm`.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::{Backend, messages};
 
 /// What `--help` says behind the options.
 const HELP: &str = "\
-C = alpha * A * B + beta * C with A (m x k) and B (k x n) in fp16, sums in fp32, row-major and dense, on random
-data. The result is verified by every gate of docs/gemm.md, then timed.
+C = alpha * A * B + beta * C with A (m x k) and B (k x n) in fp16, sums in fp32, row-major, on random data. The
+result is verified by every gate of docs/gemm.md, then timed. Leading dimensions and strides count elements.
 
 Exit status:
   0  every gate was passed
@@ -41,6 +41,24 @@ pub(crate) struct GemmArguments {
     /// Products, one behind the other.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     batch: u64,
+    /// From one row of A to the next, at least K [default: K]
+    #[arg(long, value_name = "ELEMENTS")]
+    lda: Option<u64>,
+    /// From one row of B to the next, at least N [default: N]
+    #[arg(long, value_name = "ELEMENTS")]
+    ldb: Option<u64>,
+    /// From one row of C to the next, at least N [default: N]
+    #[arg(long, value_name = "ELEMENTS")]
+    ldc: Option<u64>,
+    /// From one A of the batch to the next; 0 for one that all share [default: M * LDA]
+    #[arg(long, value_name = "ELEMENTS")]
+    stride_a: Option<u64>,
+    /// From one B of the batch to the next; 0 for one that all share [default: K * LDB]
+    #[arg(long, value_name = "ELEMENTS")]
+    stride_b: Option<u64>,
+    /// From one C of the batch to the next [default: M * LDC]
+    #[arg(long, value_name = "ELEMENTS")]
+    stride_c: Option<u64>,
     /// Factor of the product.
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     alpha: f32,
@@ -75,21 +93,47 @@ enum Out {
     F32,
 }
 
+impl GemmArguments {
+    fn problem(&self) -> GemmProblem {
+        let GemmArguments { m, n, k, batch, alpha, beta, .. } = *self;
+        let (lda, ldb, ldc) = (self.lda.unwrap_or(k), self.ldb.unwrap_or(n), self.ldc.unwrap_or(n));
+        // Where this saturates, the problem is refused.
+        let stride = |given: Option<u64>, rows: u64, ld| given.unwrap_or_else(|| rows.saturating_mul(ld));
+        let stride_a = stride(self.stride_a, m, lda);
+        let stride_b = stride(self.stride_b, k, ldb);
+        let stride_c = stride(self.stride_c, m, ldc);
+        GemmProblem { m, n, k, lda, ldb, ldc, batch, stride_a, stride_b, stride_c, alpha, beta }
+    }
+
+    fn output(&self) -> GemmOutput {
+        match self.out {
+            Out::F16 => GemmOutput::F16,
+            Out::F32 => GemmOutput::F32,
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &GemmArguments) -> anyhow::Result<ExitCode> {
-    let GemmArguments { m, n, k, batch, alpha, beta, .. } = *arguments;
-    let problem = GemmProblem { batch, alpha, beta, ..GemmProblem::dense(m, n, k) };
-    let output = match arguments.out {
-        Out::F16 => GemmOutput::F16,
-        Out::F32 => GemmOutput::F32,
-    };
+    // What is wrong with the arguments is said before a device is looked for.
+    gemm::admit(&arguments.problem(), arguments.output())?;
     let device = open(arguments.backend)?;
-    let report = gemm::run(device.as_ref(), &problem, output, arguments.seed, arguments.repeat)?;
+    report(arguments, device.as_ref(), &mut io::stdout().lock())
+}
+
+/// Runs the product, writes what was found, and turns the verdict into the exit status.
+fn report(
+    arguments: &GemmArguments,
+    device: &dyn GemmDevice,
+    to: &mut dyn io::Write,
+) -> anyhow::Result<ExitCode> {
+    let (problem, output) = (arguments.problem(), arguments.output());
+    let report = gemm::run(device, &problem, output, arguments.seed, arguments.repeat)?;
     if let Some(path) = &arguments.markdown {
         std::fs::write(path, report.to_markdown())
             .with_context(|| format!("{}: cannot write the report", path.display()))?;
     }
     let text = if arguments.json { serde_json::to_string(&report)? + "\n" } else { report.to_markdown() };
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match to.write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the report")?;
         }
@@ -132,4 +176,77 @@ fn open_hip() -> Result<HipBackend, BackendError> {
         });
     }));
     HipBackend::open_with(&api, 0, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use vyre::gemm::{GemmElements, GemmFacts, GemmOperands, GemmTiming};
+
+    use super::*;
+
+    /// The host's product, with one element changed or none.
+    struct Nudged(f64);
+
+    impl GemmDevice for Nudged {
+        fn facts(&self, problem: &GemmProblem, operands: &GemmOperands) -> Result<GemmFacts, BackendError> {
+            CpuGemm::default().facts(problem, operands)
+        }
+
+        fn multiply(&self, problem: &GemmProblem, operands: &mut GemmOperands) -> Result<(), BackendError> {
+            CpuGemm::default().multiply(problem, operands)?;
+            let (at, by) = (operands.first as usize + 1, self.0);
+            let c: &mut GemmElements = &mut operands.c;
+            c.set(at, c.value(at) + by);
+            Ok(())
+        }
+
+        fn time(
+            &self,
+            problem: &GemmProblem,
+            operands: &mut GemmOperands,
+            samples: u32,
+        ) -> Result<GemmTiming, BackendError> {
+            CpuGemm::default().time(problem, operands, samples)
+        }
+
+        fn copy_rate(&self) -> Result<f64, BackendError> {
+            Ok(1e9)
+        }
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        gemm: GemmArguments,
+    }
+
+    fn arguments(more: &[&str]) -> GemmArguments {
+        let size = ["", "--m", "5", "--n", "4", "--k", "3", "--repeat", "1"];
+        Line::parse_from(size.iter().chain(more)).gemm
+    }
+
+    fn said(more: &[&str], device: &dyn GemmDevice) -> (ExitCode, String) {
+        let mut text = Vec::new();
+        let status = report(&arguments(more), device, &mut text).expect("runs");
+        (status, String::from_utf8(text).expect("text"))
+    }
+
+    #[test]
+    fn a_wrong_product_is_status_one() {
+        let (status, text) = said(&[], &Nudged(0.5));
+        assert_eq!(status, ExitCode::from(1));
+        assert!(text.starts_with("# GEMM 5 x 4 x 3: WRONG\n") && text.contains("| exact | NO |"), "{text}");
+        let (status, text) = said(&["--json", "--out", "f16"], &Nudged(0.5));
+        assert!(status == ExitCode::from(1) && text.contains("\"passed\":false"), "{text}");
+        let (status, text) = said(&[], &Nudged(0.0));
+        assert!(status == ExitCode::SUCCESS && text.contains(": right\n"), "{text}");
+    }
+
+    #[test]
+    fn strides_follow_leading_dimensions() {
+        let p = arguments(&["--lda", "7", "--ldb", "8", "--ldc", "9", "--stride-b", "0"]).problem();
+        assert_eq!([p.lda, p.ldb, p.ldc, p.stride_a, p.stride_b, p.stride_c], [7, 8, 9, 35, 0, 45]);
+        assert_eq!(arguments(&[]).problem(), GemmProblem::dense(5, 4, 3));
+    }
 }

@@ -87,14 +87,45 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The element at a position; `None` in guards and between rows.
+    /// The element at a position; `None` in guards and between rows. Of matrices that [overlap](Self::overlap),
+    /// some of the elements.
     pub(super) fn place(&self, at: u64) -> Option<Place> {
         let at = at.checked_sub(self.first)?;
-        let (batch, inside) =
-            if self.batch > 1 { (at / self.stride.max(1), at % self.stride.max(1)) } else { (0, at) };
-        let (row, column) = (inside / self.ld.max(1), inside % self.ld.max(1));
+        let (ld, stride) = (self.ld.max(1), self.stride.max(1));
+        let (batch, row, column) = if self.batch <= 1 {
+            (0, at / ld, at % ld)
+        } else if self.are_interleaved() {
+            (at % ld / stride, at / ld, at % ld % stride)
+        } else {
+            (at / stride, at % stride / ld, at % stride % ld)
+        };
         let known = batch < self.batch && row < self.rows && column < self.columns;
         known.then_some(Place { batch, row, column })
+    }
+
+    /// Elements from the first to behind the last of one matrix.
+    fn one(&self) -> u128 {
+        u128::from(self.rows.saturating_sub(1)) * u128::from(self.ld) + u128::from(self.columns)
+    }
+
+    /// Elements from the first to behind the last of all matrices.
+    pub(super) fn extent(&self) -> u128 {
+        if self.batch == 0 || self.rows == 0 || self.columns == 0 {
+            return 0;
+        }
+        (u128::from(self.batch - 1) * u128::from(self.stride)).saturating_add(self.one())
+    }
+
+    /// Whether each row of a matrix stands beside the same row of the others.
+    fn are_interleaved(&self) -> bool {
+        let row =
+            u128::from(self.batch.saturating_sub(1)) * u128::from(self.stride) + u128::from(self.columns);
+        u128::from(self.stride) < self.one() && self.stride >= self.columns && row <= self.ld.into()
+    }
+
+    /// Whether matrices share elements, as those that are only read may.
+    fn overlap(&self) -> bool {
+        self.batch > 1 && u128::from(self.stride) < self.one() && !self.are_interleaved()
     }
 
     /// Where a row begins.
@@ -105,7 +136,11 @@ impl Layout {
 
 /// A, B and C of a problem, `first` elements behind the beginnings of their buffers.
 pub(super) fn layouts(p: &GemmProblem, first: u64) -> [Layout; 3] {
-    let layout = |rows, columns, ld, stride| Layout { first, rows, columns, ld, batch: p.batch, stride };
+    // A matrix that all products share is one, and is filled once.
+    let layout = |rows, columns, ld, stride| {
+        let batch = if stride == 0 { p.batch.min(1) } else { p.batch };
+        Layout { first, rows, columns, ld, batch, stride }
+    };
     [
         layout(p.m, p.k, p.lda, p.stride_a),
         layout(p.k, p.n, p.ldb, p.stride_b),
@@ -187,16 +222,13 @@ pub(super) fn mix(mut x: u64) -> u64 {
 }
 
 impl GemmCase {
-    /// The matrices. Those of the batch may not be interleaved.
+    /// The matrices.
     pub fn operands(&self) -> GemmOperands {
         let p = &self.problem;
         let first = GUARD + self.offset;
         let [a, b, c] = layouts(p, first);
         // With lengths as if A and B were always read: what must not be read is there, and is NaN.
-        let len = |x: &Layout| {
-            let rows = if x.batch == 0 { 0 } else { x.rows * x.ld };
-            (first + x.batch.saturating_sub(1) * x.stride + rows + GUARD) as usize
-        };
+        let len = |x: &Layout| (first + GUARD) as usize + x.extent() as usize;
         let operand = |layout: &Layout, which: u64, read: bool| {
             let mut all = vec![UNREAD; len(layout)];
             if read {
@@ -255,6 +287,16 @@ impl GemmCase {
 /// Sets the elements of a matrix, on all processors.
 fn fill<T: Send>(all: &mut [T], layout: &Layout, element: impl Fn(Place) -> T + Sync) {
     const PIECE: usize = 1 << 16;
+    if layout.overlap() {
+        for (batch, row) in (0..layout.batch).flat_map(|batch| (0..layout.rows).map(move |row| (batch, row)))
+        {
+            let slots = all.iter_mut().skip(layout.row(batch, row));
+            (0..layout.columns)
+                .zip(slots)
+                .for_each(|(column, slot)| *slot = element(Place { batch, row, column }));
+        }
+        return;
+    }
     let set = |index: usize, piece: &mut [T]| {
         for (at, slot) in ((index * PIECE) as u64..).zip(piece) {
             if let Some(place) = layout.place(at) {

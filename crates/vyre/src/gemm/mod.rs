@@ -35,8 +35,7 @@ pub fn run(
     seed: u64,
     samples: u32,
 ) -> Result<GemmReport, BackendError> {
-    problem.check(u64::MAX, u64::MAX, u64::MAX)?;
-    fits_the_host(problem, output)?;
+    admit(problem, output)?;
     let case = GemmCase { problem: *problem, output, data: GemmData::Normal, seed, offset: 0 };
     let gates = gates::verify(device, problem, output, seed)?;
     let mut operands = case.operands();
@@ -47,23 +46,29 @@ pub fn run(
     Ok(GemmReport::new(problem, output, seed, facts, gates, timing, copy_rate))
 }
 
-/// Refuses what the host's memory does not hold: allocating it would end the process.
-fn fits_the_host(problem: &GemmProblem, output: GemmOutput) -> Result<(), BackendError> {
+/// Refuses what [`run`] would, before a device is opened for it: leading dimensions, matrices of C that overlap,
+/// sizes that overflow, and last what the host's memory does not hold, for allocating that would end the process.
+///
+/// # Errors
+///
+/// [`BackendError::InvalidArgument`], [`BackendError::OutOfMemory`].
+pub fn admit(problem: &GemmProblem, output: GemmOutput) -> Result<(), BackendError> {
     /// Before, after, once more, and as bytes on the way to a device.
-    const COPIES: f64 = 4.0;
-    // As if all of them were read.
-    let problem = GemmProblem { alpha: 1.0, beta: 1.0, ..*problem };
-    let requested = COPIES * problem.bytes(output);
+    const COPIES: u64 = 4;
+    problem.check(u64::MAX, u64::MAX, u64::MAX)?;
+    let bytes = data::layouts(problem, 0).into_iter().zip([2, 2, output.size()]);
+    let bytes = bytes.map(|(layout, size)| layout.extent().saturating_mul(u128::from(COPIES * size)));
+    let requested = bytes.fold(0, u128::saturating_add).try_into().unwrap_or(u64::MAX);
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     match kibibytes.map(|kibibytes| kibibytes << 10) {
-        Some(available) if requested > available as f64 => {
+        Some(available) if requested > available => {
             let what = format!(
                 "the matrices of {} x {} x {}, batch {}, on the host",
                 problem.m, problem.n, problem.k, problem.batch
             );
-            Err(BackendError::OutOfMemory { what, requested: requested as u64, available })
+            Err(BackendError::OutOfMemory { what, requested, available })
         }
         _ => Ok(()),
     }

@@ -80,14 +80,25 @@ fn what_is_right_passes_every_gate() {
         batch: 2,
         ..shape()
     };
+    // C interleaved row by row, one A for all, B that overlap: each begins three rows behind the one before.
+    let shared = GemmProblem {
+        batch: 3,
+        stride_a: 0,
+        stride_b: 3 * n,
+        stride_c: n + 2,
+        ldc: 3 * (n + 2) + 1,
+        beta: 0.5,
+        ..dense
+    };
     let zero = [
         GemmProblem::dense(0, n, k),
         GemmProblem::dense(m, n, 0),
         GemmProblem { alpha: 0.0, beta: 2.0, ..dense },
     ];
     let negative = GemmProblem { alpha: -1.0, ..GemmProblem::dense(5, 40, 1) };
-    for problem in
-        [dense, batched, padded, negative, GemmProblem { beta: 1.0, ..shape() }].into_iter().chain(zero)
+    for problem in [dense, batched, padded, shared, negative, GemmProblem { beta: 1.0, ..shape() }]
+        .into_iter()
+        .chain(zero)
     {
         for output in [GemmOutput::F32, GemmOutput::F16] {
             let gates = verify(&CpuGemm::default(), &problem, output, 11).expect("runs");
@@ -112,6 +123,49 @@ fn one_wrong_element_is_caught() {
         });
         assert_eq!(doubled, ["exact", "bound", "norm", "specials", "subnormals"], "{output:?}");
     }
+}
+
+/// As in a batch that is interleaved, where the next row is another matrix's.
+#[test]
+fn the_right_element_is_named_in_any_layout() {
+    let dense = GemmProblem::dense(3, 4, 5);
+    let apart = GemmProblem { batch: 2, stride_c: 20, ldc: 6, ..dense };
+    let interleaved = GemmProblem { batch: 2, stride_c: 5, ldc: 11, ..dense };
+    for problem in [apart, interleaved] {
+        let case =
+            GemmCase { problem, output: GemmOutput::F32, data: GemmData::Integers, seed: 5, offset: 0 };
+        let fault = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+            let [_, _, layout] = layouts(p, before.first);
+            let at = layout.row(1, 2) + 3;
+            c.set(at, c.value(at) + 1.0);
+            // Between rows, or between the matrices' rows.
+            let between = layout.row(1, 1) + 4;
+            c.set(between, 1.0);
+        };
+        let gates = check(&Broken { fault, runs: Cell::new(0) }, &case).expect("runs");
+        let [exact] = gates.as_slice() else { panic!("one: {gates:?}") };
+        assert!(exact.detail.starts_with("2 elements wrong; the first: written outside of C"), "{exact:?}");
+        let only = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+            let [_, _, layout] = layouts(p, before.first);
+            c.set(layout.row(1, 2) + 3, 77.0);
+        };
+        let gates = check(&Broken { fault: only, runs: Cell::new(0) }, &case).expect("runs");
+        assert!(gates[0].detail.contains("the first: C[2][3] of problem 1 is 7.7e1"), "{gates:?}");
+    }
+}
+
+#[test]
+fn what_no_host_holds_is_refused_before_a_device_is_opened() {
+    let dense = GemmProblem::dense(4, 4, 4);
+    let refused = |problem: GemmProblem| admit(&problem, GemmOutput::F32).expect_err("refused").to_string();
+    let short = refused(GemmProblem { lda: 3, ldb: 1 << 62, ..dense });
+    assert!(short.contains("the leading dimension of A is 3"), "before what overflows: {short}");
+    assert!(refused(GemmProblem { ldb: 1 << 61, ..dense }).contains("leaves 63 bits"));
+    assert!(refused(GemmProblem { ldc: 1 << 50, ..dense }).contains("out of memory"));
+    // B is there although C has no elements.
+    assert!(refused(GemmProblem::dense(0, 1 << 24, 1 << 24)).contains("out of memory"));
+    // One row reaches no further than its elements.
+    admit(&GemmProblem { m: 1, lda: 1 << 50, ldc: 1 << 50, ..dense }, GemmOutput::F32).expect("fits");
 }
 
 #[test]
@@ -265,6 +319,18 @@ fn the_report_says_what_was_and_was_not_measured() {
     let text = report.to_markdown();
     for part in
         ["# GEMM 33 x 40 x 70: right", "| exact | yes |", "TFLOP/s", "Not measured, not claimed:", "C f16"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let facts = GemmFacts {
+        code_object_path: Some("/cache/object".into()),
+        compiler_digest: Some("c0de".to_owned()),
+        ..report.facts.clone()
+    };
+    let on_a_gpu = GemmReport { facts, batch: 2, ..report.clone() };
+    let text = on_a_gpu.to_markdown();
+    for part in
+        ["| code object | /cache/object |", "| compiler digest | c0de |", "; strides 2310, 2800, 1320; "]
     {
         assert!(text.contains(part), "{part}: {text}");
     }
