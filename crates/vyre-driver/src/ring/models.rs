@@ -445,6 +445,44 @@ fn an_item_submitted_around_a_restart_is_run_by_the_next_incarnation() {
 }
 
 #[test]
+fn an_incarnation_of_one_ticket_runs_it_alone_and_the_rest_is_left_to_the_next() {
+    check(|swap| {
+        let ring = Ring::new(2);
+        let raws = [submit(&ring, 0), submit(&ring, 1)];
+        // Ticket 0 is the one; nothing is acknowledged before its incarnation is gone.
+        let completions = ModelCells::new(2);
+        let (first, skip) = ring.producer.start_record_of_one(0);
+        let alone: RingConsumer<Model> =
+            RingConsumer::with_memory(2, ring.slots.clone(), completions.clone(), first, skip);
+        let taker = Arc::clone(&ring);
+        let seen = completions.clone();
+        let (early, ()) = race(
+            swap,
+            move || {
+                let early = taker.producer.take_raw(raws[0]).unwrap();
+                let submitted = taker.producer.submit(&image(2)).map(keep).is_ok();
+                (early, submitted, taker.producer.is_completed(&seen, 0))
+            },
+            move || {
+                let claimed = alone.claim().unwrap();
+                assert_eq!((claimed.ticket.position(), claimed.image), (0, image(0)));
+                alone.complete(claimed.ticket, result(0)).unwrap();
+                assert!(alone.claim().is_none());
+            },
+        );
+        assert_eq!((early.0, early.1), (None, false), "acknowledged while its kernel could claim");
+        assert!(ring.producer.is_completed(&completions, 0));
+        ring.producer.rebind(completions, ());
+        let next = ring.restart();
+        assert_eq!(ring.producer.take_raw(raws[0]).unwrap(), Some(result(0)));
+        let claimed = next.claim().unwrap();
+        assert_eq!(claimed.ticket.position(), 1);
+        next.complete(claimed.ticket, result(1)).unwrap();
+        assert_eq!(ring.producer.take_raw(raws[1]).unwrap(), Some(result(1)));
+    });
+}
+
+#[test]
 fn recovery_reads_back_whole_items_only() {
     check(|swap| {
         let (a, b) = two(&Ring::new(1));

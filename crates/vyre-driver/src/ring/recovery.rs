@@ -83,17 +83,62 @@ impl RingProducer {
     /// Writes where the next incarnation begins: the oldest ticket not acknowledged, and a mark for each of
     /// the tickets after it that are. Returns that ticket.
     pub fn write_start_record(&self, regions: &SessionRegions) -> Result<u64, RingError> {
+        self.store_start_record(regions, self.start_record())
+    }
+
+    /// Writes the start record of an incarnation that is to run one ticket and nothing else: it begins there,
+    /// and every ticket after it that can be published meanwhile is marked.
+    ///
+    /// That holds as long as the ticket's slot is not reused, so the incarnation's d2h region must not be the
+    /// one that this producer looks at: [`RingProducer::is_completed_in`] sees the item end, and
+    /// [`RingProducer::rebind_d2h`] acknowledges it once the kernel is gone.
+    pub fn write_start_record_of_one(&self, regions: &SessionRegions, ticket: u64) -> Result<(), RingError> {
+        if self.is_acknowledged(ticket) {
+            return Err(RingError::AlreadyTaken { ticket });
+        }
+        self.store_start_record(regions, self.start_record_of_one(ticket)).map(drop)
+    }
+
+    fn store_start_record(
+        &self,
+        regions: &SessionRegions,
+        (first, skip): (u64, Vec<u64>),
+    ) -> Result<u64, RingError> {
         let at = regions.layout.ring(self.ring)?.start_record.offset;
-        let (first, skip) = self.start_record();
         regions.h2d.atomic_u64(at)?.store(first, Ordering::Relaxed);
         for (word, offset) in skip.iter().zip((at + 8..).step_by(8)) {
             regions.h2d.atomic_u64(offset)?.store(*word, Ordering::Relaxed);
         }
         Ok(first)
     }
+
+    /// Whether a d2h region holds a completion of this lap for a ticket, wherever this producer looks. It
+    /// acknowledges nothing.
+    pub fn is_completed_in(&self, regions: &SessionRegions, ticket: u64) -> Result<bool, RingError> {
+        let (completions, _) = RingProducer::d2h_half(regions, self.ring)?;
+        Ok(self.is_completed(&completions, ticket))
+    }
 }
 
 impl<M: Memory> RingProducer<M> {
+    /// Whether these completions have one of this lap for a ticket.
+    pub(super) fn is_completed(&self, completions: &M::CompletionsView, ticket: u64) -> bool {
+        let [lo, hi] = completions.group(ticket).as_ref() else { return false };
+        let hi = hi.load(Ordering::Acquire);
+        hi >> 48 & Self::LAP_MASK == self.tag_lap(ticket)
+            && Completion::from_words([lo.load(Ordering::Relaxed), hi]).is_some()
+    }
+
+    /// One ticket, and a mark for each of the others that a ring can hold beside it.
+    pub(super) fn start_record_of_one(&self, ticket: u64) -> (u64, Vec<u64>) {
+        let mut skip = vec![u64::MAX; self.words.len().div_ceil(64)];
+        if let Some(word) = skip.first_mut() {
+            // A ring of less than 64 slots has no ticket for the upper bits.
+            *word = (u64::MAX >> (64 - self.words.len().min(64))) & !1;
+        }
+        (ticket, skip)
+    }
+
     pub(super) fn rebind(&self, completions: M::CompletionsView, park: M::Park) {
         let mut all = lock(&self.incarnations.all);
         let head = self.head();
@@ -191,8 +236,8 @@ impl<M: Memory> RingProducer<M> {
         Ok(true)
     }
 
-    /// Whether a ticket below the head has been acknowledged.
-    fn is_acknowledged(&self, ticket: u64) -> bool {
+    /// Whether a ticket below the head has been acknowledged: taken, or answered and kept on this side.
+    pub fn is_acknowledged(&self, ticket: u64) -> bool {
         let word = Word(self.word(ticket).load(Ordering::Acquire));
         word.lap() > ticket >> self.shift
             || word.lap() == ticket >> self.shift && word.state() == State::Saved
