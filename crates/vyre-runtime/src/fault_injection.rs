@@ -6,17 +6,25 @@
 //! pipelines from before are refused. The wrapped backend itself is never lost, so a test can compare what
 //! survives a loss with what would have happened without one.
 //!
+//! A loss leaves the words in which workers say what they run as they were when it came, as a device that dies
+//! leaves them. [`FaultInjectingBackend::lose_when_running`] loses the device whenever a worker says that it
+//! runs an item of one's choice; the host's looks after the kernel are when that is noticed, so the item has to
+//! run until then.
+//!
 //! Compiled for tests and under the feature `fault-injection` only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use vyre_driver::layout::LINE;
+use vyre_driver::region::SessionRegions;
+use vyre_driver::view::{HostView, InFlight};
 use vyre_driver::{
     BackendError, BackendIdentity, BufferBinding, BufferDesc, BufferHandle, Capabilities, CompiledPipeline,
-    DispatchConfig, DispatchOutcome, Generation, KernelState, Loss, Mirror, ResidentBinding, ResidentKernel,
-    ResidentPipeline, ResidentSpec, StartRequest, VyreBackend,
+    DispatchConfig, DispatchOutcome, Generation, KernelState, Loss, LossCause, Mirror, ResidentBinding,
+    ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest, VyreBackend,
 };
 use vyre_foundation::ValidatedProgram;
 
@@ -62,8 +70,12 @@ pub enum FaultPoint {
 /// What an armed point does when its turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// The device is lost.
+    /// The device is lost, by its own doing.
     Loss,
+    /// The device is lost, and this is whose doing it was.
+    LossBy(LossCause),
+    /// The call does not return before [`FaultInjectingBackend::resume`]; then it goes on as if nothing were.
+    Stall,
     /// The call alone fails, with [`BackendError::Driver`]; nothing is lost.
     Failure,
 }
@@ -77,16 +89,34 @@ struct Shared {
     inner: Arc<dyn VyreBackend>,
     generation: AtomicU64,
     state: Mutex<State>,
+    resumed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    lost: Option<String>,
+    lost: Option<Loss>,
+    /// A call stands still.
+    stalled: bool,
+    deadly: Vec<DeadlyItem>,
     passes: BTreeMap<FaultPoint, u64>,
     armed: Vec<Armed>,
     next_buffer: u64,
     buffers: HashMap<u64, BufferHandle>,
-    kernels: Vec<Weak<dyn ResidentKernel>>,
+    kernels: Vec<Running>,
+}
+
+/// A kernel of the wrapped backend, and where it says what it runs.
+struct Running {
+    kernel: Weak<dyn ResidentKernel>,
+    regions: SessionRegions,
+}
+
+/// An item that loses the device when it is run.
+struct DeadlyItem {
+    opcode: u32,
+    first_arg: Option<u32>,
+    cause: LossCause,
+    times: u64,
 }
 
 struct Armed {
@@ -99,7 +129,8 @@ impl FaultInjectingBackend {
     /// Wraps a backend.
     pub fn new(inner: Arc<dyn VyreBackend>) -> FaultInjectingBackend {
         let generation = AtomicU64::new(1);
-        FaultInjectingBackend { shared: Arc::new(Shared { inner, generation, state: Mutex::default() }) }
+        let (state, resumed) = (Mutex::default(), Condvar::new());
+        FaultInjectingBackend { shared: Arc::new(Shared { inner, generation, state, resumed }) }
     }
 
     /// Makes a later pass of `point` fail: the next one for `skip` 0.
@@ -109,9 +140,31 @@ impl FaultInjectingBackend {
         state.armed.push(Armed { point, at_pass: passed.saturating_add(skip).saturating_add(1), fault });
     }
 
-    /// Loses the device now.
+    /// Loses the device now, from outside: [`LossCause::Killed`].
     pub fn lose(&self, reason: &str) {
-        self.shared.lose(reason);
+        self.lose_by(LossCause::Killed, reason);
+    }
+
+    /// Loses the device now, by somebody's doing.
+    pub fn lose_by(&self, cause: LossCause, reason: &str) {
+        self.shared.lose(Loss { cause, reason: reason.to_owned() });
+    }
+
+    /// Loses the device the next `times` times that a worker is seen running an item of this opcode, and with
+    /// this first argument if one is given.
+    pub fn lose_when_running(&self, opcode: u32, first_arg: Option<u32>, cause: LossCause, times: u64) {
+        self.shared.lock().deadly.push(DeadlyItem { opcode, first_arg, cause, times });
+    }
+
+    /// Whether a call stands still because of [`InjectedFault::Stall`].
+    pub fn is_stalled(&self) -> bool {
+        self.shared.lock().stalled
+    }
+
+    /// Lets calls that stand still go on.
+    pub fn resume(&self) {
+        self.shared.lock().stalled = false;
+        self.shared.resumed.notify_all();
     }
 
     /// How often `point` was passed, failures included.
@@ -148,33 +201,67 @@ impl Shared {
     fn pass(&self, point: FaultPoint) -> Result<(), BackendError> {
         let fired = self.count(point);
         if point != FaultPoint::Recover
-            && let Some(reason) = &self.lock().lost
+            && let Some(loss) = &self.lock().lost
         {
-            return Err(BackendError::DeviceLost(Loss::fault(reason.clone())));
+            return Err(BackendError::DeviceLost(loss.clone()));
         }
-        match fired {
-            None => Ok(()),
-            Some(InjectedFault::Loss) => {
-                let reason = format!("injected at {point:?}");
-                self.lose(&reason);
-                Err(BackendError::DeviceLost(Loss::fault(reason)))
-            }
-            Some(InjectedFault::Failure) => Err(injected(point)),
+        let cause = match fired {
+            None => return Ok(()),
+            Some(InjectedFault::Failure) => return Err(injected(point)),
+            Some(InjectedFault::Stall) => return self.stall(),
+            Some(InjectedFault::Loss) => LossCause::Fault,
+            Some(InjectedFault::LossBy(cause)) => cause,
+        };
+        let loss = Loss { cause, reason: format!("injected at {point:?}") };
+        self.lose(loss.clone());
+        Err(BackendError::DeviceLost(loss))
+    }
+
+    /// Stands still until somebody resumes.
+    fn stall(&self) -> Result<(), BackendError> {
+        let mut state = self.lock();
+        state.stalled = true;
+        while state.stalled {
+            state = self.resumed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Loses the device if a worker runs an item that is to do so.
+    fn look_for_deadly_items(&self, regions: &SessionRegions) {
+        let named = in_flight(regions);
+        let deadly = {
+            let mut state = self.lock();
+            let mut armed = state.deadly.iter_mut().filter(|item| item.times > 0);
+            let dies = armed.find(|item| named.iter().any(|(_, word)| item.is_among(word, regions)));
+            dies.map(|item| {
+                item.times -= 1;
+                Loss { cause: item.cause, reason: format!("an item of opcode {:#x} ran", item.opcode) }
+            })
+        };
+        if let Some(loss) = deadly {
+            self.lose(loss);
         }
     }
 
-    fn lose(&self, reason: &str) {
+    fn lose(&self, loss: Loss) {
         let (kernels, buffers) = {
             let mut state = self.lock();
             if state.lost.is_some() {
                 return;
             }
-            state.lost = Some(reason.to_owned());
+            state.lost = Some(loss);
             (std::mem::take(&mut state.kernels), std::mem::take(&mut state.buffers))
         };
-        for kernel in kernels.iter().filter_map(Weak::upgrade) {
+        for Running { kernel, regions } in &kernels {
+            let Some(kernel) = kernel.upgrade() else { continue };
+            // Those who are reaped put their words in order; the dead do not.
+            let words = in_flight(regions);
             if let Err(error) = kernel.reap(REAP_DEADLINE) {
                 tracing::error!(%error, "a kernel outlived its injected loss");
+            }
+            for (worker, word) in words {
+                put_back(regions, worker, word);
             }
         }
         for buffer in buffers.into_values() {
@@ -191,8 +278,8 @@ impl Shared {
             return Err(stale());
         }
         let state = self.lock();
-        if let Some(reason) = &state.lost {
-            return Err(BackendError::DeviceLost(Loss::fault(reason.clone())));
+        if let Some(loss) = &state.lost {
+            return Err(BackendError::DeviceLost(loss.clone()));
         }
         state.buffers.get(&outer.id).copied().ok_or_else(stale)
     }
@@ -200,7 +287,7 @@ impl Shared {
     /// What the wrapped backend answered, or the loss that happened meanwhile and made it answer so.
     fn answer<T>(&self, result: Result<T, BackendError>) -> Result<T, BackendError> {
         match (result, &self.lock().lost) {
-            (Err(_), Some(reason)) => Err(BackendError::DeviceLost(Loss::fault(reason.clone()))),
+            (Err(_), Some(loss)) => Err(BackendError::DeviceLost(loss.clone())),
             (result, _) => result,
         }
     }
@@ -282,7 +369,11 @@ impl VyreBackend for FaultInjectingBackend {
     fn recover(&self) -> Result<Generation, BackendError> {
         self.shared.pass(FaultPoint::Recover)?;
         let mut state = self.shared.lock();
-        if state.lost.take().is_some() {
+        if let Some(loss) = state.lost.take() {
+            if loss.cause == LossCause::GivenUp {
+                state.lost = Some(loss.clone());
+                return Err(BackendError::DeviceLost(loss));
+            }
             self.shared.generation.fetch_add(1, Ordering::AcqRel);
         }
         Ok(self.shared.current())
@@ -292,6 +383,38 @@ impl VyreBackend for FaultInjectingBackend {
 /// The error of a failure that is no loss.
 fn injected(point: FaultPoint) -> BackendError {
     BackendError::Driver { call: "fault_injection", code: -1, text: format!("injected failure at {point:?}") }
+}
+
+/// What the workers of a kernel say they run.
+fn in_flight(regions: &SessionRegions) -> Vec<(u32, InFlight)> {
+    let Ok(view) = HostView::new(regions) else { return Vec::new() };
+    let busy = |worker| Some((worker, view.in_flight(worker).ok().flatten()?));
+    (0..regions.layout.config().workers).filter_map(busy).collect()
+}
+
+/// Stores a word in place of a worker that has gone.
+fn put_back(regions: &SessionRegions, worker: u32, word: InFlight) {
+    let at = regions.layout.in_flight().offset + u64::from(worker) * LINE;
+    match regions.d2h.atomic_u64(at) {
+        Ok(place) => place.store(word.to_word(), Ordering::Release),
+        Err(error) => tracing::error!(%error, "an in-flight word was not put back"),
+    }
+}
+
+impl DeadlyItem {
+    /// Whether an item like this is among those of a worker's word.
+    fn is_among(&self, word: &InFlight, regions: &SessionRegions) -> bool {
+        let Ok(ring) = regions.layout.ring(word.ring) else { return false };
+        (word.first..).take(word.count as usize).any(|ticket| {
+            let slot = ring.slots.offset + (ticket & (u64::from(ring.capacity) - 1)) * 64;
+            // Words of a slot: arguments 0 and 1, argument 2 and a tag with the opcode's low half; 3 and 4, 5 and
+            // a tag with its high half.
+            let word = |at| regions.h2d.word_u64(slot + at).map_or(0, |word| word.load(Ordering::Acquire));
+            let (args, low, high) = (word(0), word(8), word(24));
+            let opcode = (high >> 32 & 0xFFFF) << 16 | (low >> 32 & 0xFFFF);
+            opcode == self.opcode.into() && self.first_arg.is_none_or(|arg| arg == args as u32)
+        })
+    }
 }
 
 struct InjectedPipeline {
@@ -342,13 +465,15 @@ impl ResidentPipeline for InjectedResident {
         for mirror in &mut request.mirrors {
             *mirror = Mirror { source: self.shared.inner_binding(mirror.source)?, ..*mirror };
         }
+        let regions = request.regions.clone();
         let inner = self.shared.answer(self.inner.start(request))?;
         {
             let mut state = self.shared.lock();
-            state.kernels.retain(|kernel| kernel.strong_count() > 0);
-            state.kernels.push(Arc::downgrade(&inner));
+            state.kernels.retain(|running| running.kernel.strong_count() > 0);
+            state.kernels.push(Running { kernel: Arc::downgrade(&inner), regions: regions.clone() });
         }
-        let kernel = InjectedKernel { shared: Arc::clone(&self.shared), inner, generation: self.generation };
+        let generation = self.generation;
+        let kernel = InjectedKernel { shared: Arc::clone(&self.shared), inner, regions, generation };
         self.shared.pass(FaultPoint::AfterStart)?;
         Ok(Arc::new(kernel))
     }
@@ -357,14 +482,15 @@ impl ResidentPipeline for InjectedResident {
 struct InjectedKernel {
     shared: Arc<Shared>,
     inner: Arc<dyn ResidentKernel>,
+    regions: SessionRegions,
     generation: Generation,
 }
 
 impl InjectedKernel {
     /// Why this incarnation is dead, if it is.
-    fn lost(&self) -> Option<String> {
+    fn lost(&self) -> Option<Loss> {
         if self.generation != self.shared.current() {
-            return Some("an earlier loss".to_owned());
+            return Some(Loss::fault("an earlier loss"));
         }
         self.shared.lock().lost.clone()
     }
@@ -376,8 +502,11 @@ impl ResidentKernel for InjectedKernel {
     }
 
     fn state(&self) -> KernelState {
+        if self.lost().is_none() {
+            self.shared.look_for_deadly_items(&self.regions);
+        }
         match self.lost() {
-            Some(reason) => KernelState::Lost(Loss::fault(reason)),
+            Some(loss) => KernelState::Lost(loss),
             None => match self.shared.pass(FaultPoint::State) {
                 Err(BackendError::DeviceLost(loss)) => KernelState::Lost(loss),
                 _ => self.inner.state(),
@@ -386,8 +515,8 @@ impl ResidentKernel for InjectedKernel {
     }
 
     fn quiesce(&self, deadline: Duration) -> Result<(), BackendError> {
-        if let Some(reason) = self.lost() {
-            return Err(BackendError::DeviceLost(Loss::fault(reason)));
+        if let Some(loss) = self.lost() {
+            return Err(BackendError::DeviceLost(loss));
         }
         self.shared.pass(FaultPoint::Quiesce)?;
         self.inner.quiesce(deadline)
@@ -397,7 +526,11 @@ impl ResidentKernel for InjectedKernel {
         match self.shared.count(FaultPoint::Reap) {
             Some(InjectedFault::Failure) => return Err(injected(FaultPoint::Reap)),
             // A kernel that dies while being reaped is as gone as one that was reaped.
-            Some(InjectedFault::Loss) => self.shared.lose("injected at Reap"),
+            Some(InjectedFault::Loss) => self.shared.lose(Loss::fault("injected at Reap")),
+            Some(InjectedFault::LossBy(cause)) => {
+                self.shared.lose(Loss { cause, reason: "injected at Reap".to_owned() });
+            }
+            Some(InjectedFault::Stall) => self.shared.stall()?,
             None => {}
         }
         self.inner.reap(deadline)

@@ -69,7 +69,9 @@ pub use opcode::{BuiltinOpcode, SlotOpcode};
 pub use packed::PackedOpDescriptor;
 pub use pipelines::PipelineCache;
 pub use recovery::{MegakernelRecoveryDecision, MegakernelRecoveryPolicy};
-pub use session::{PAYLOAD_BINDING, Payload, PersistentSession, SessionOptions, Ticket, Tickets};
+pub use session::{
+    PAYLOAD_BINDING, Payload, PersistentSession, RecoveryReport, SessionOptions, Ticket, Tickets,
+};
 pub use state::StateLayout;
 pub use telemetry::TelemetrySnapshot;
 pub use tenant::{TenantConfig, TenantTable, TenantWindow};

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use vyre_driver::{BackendError, Generation, VyreBackend};
+use vyre_driver::{BackendError, Generation, LossCause, VyreBackend};
 
 use crate::error::MegakernelError;
 
@@ -32,6 +32,8 @@ pub enum MegakernelRecoveryPolicy {
 pub enum MegakernelRecoveryDecision {
     /// The device is not lost, so there is nothing to recover.
     NotALoss,
+    /// The device is lost for good ([`LossCause::GivenUp`]): nothing is tried any more.
+    GivenUp,
     /// The device is lost, and the policy says to leave it so.
     PolicyOff,
     /// The device is lost; it is rebuilt, but the work may not run twice.
@@ -54,6 +56,9 @@ impl MegakernelRecoveryDecision {
     ) -> Self {
         let overtaken = matches!(error, BackendError::StaleHandle { generation, current, .. }
             if *generation == ran_in && *current > ran_in);
+        if is_given_up(error) {
+            return MegakernelRecoveryDecision::GivenUp;
+        }
         match (error.is_device_loss() || overtaken, policy, replayable) {
             (false, ..) => MegakernelRecoveryDecision::NotALoss,
             (true, MegakernelRecoveryPolicy::Off, _) => MegakernelRecoveryDecision::PolicyOff,
@@ -61,6 +66,11 @@ impl MegakernelRecoveryDecision {
             (true, MegakernelRecoveryPolicy::Once, true) => MegakernelRecoveryDecision::RebuildAndRetry,
         }
     }
+}
+
+/// Whether the backend will not try again.
+fn is_given_up(error: &BackendError) -> bool {
+    error.loss().is_some_and(|loss| loss.cause == LossCause::GivenUp)
 }
 
 /// Something built for one device generation, and rebuilt for the next.
@@ -119,9 +129,8 @@ impl<T: Send + Sync> Recoverable<T> {
         if current.generation > lost {
             return Ok(current);
         }
-        if asked == Asked::ByPolicy
-            && let Some((generation, error)) = failed.as_ref()
-            && *generation == lost
+        if let Some((generation, error)) = failed.as_ref()
+            && (is_given_up(error) || asked == Asked::ByPolicy && *generation == lost)
         {
             return Err(error.clone());
         }
@@ -166,6 +175,11 @@ impl<T: Send + Sync> Recoverable<T> {
         let MegakernelError::Backend { source, .. } = &error else { return Err(error) };
         let decision = MegakernelRecoveryDecision::decide(source, built.generation, policy, replayable());
         match decision {
+            MegakernelRecoveryDecision::GivenUp => {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((built.generation, source.clone()));
+                Err(error)
+            }
             MegakernelRecoveryDecision::NotALoss | MegakernelRecoveryDecision::PolicyOff => Err(error),
             MegakernelRecoveryDecision::RebuildOnly | MegakernelRecoveryDecision::RebuildAndRetry => {
                 let rebuilt = self
@@ -194,13 +208,18 @@ mod tests {
         BackendError::DeviceLost(vyre_driver::Loss::fault("a test"))
     }
 
+    fn given_up() -> BackendError {
+        let reason = "a test, too often".to_owned();
+        BackendError::DeviceLost(vyre_driver::Loss { cause: LossCause::GivenUp, reason })
+    }
+
     fn driver(text: &str) -> BackendError {
         BackendError::Driver { call: "test", code: 1, text: text.to_owned() }
     }
 
     #[test]
     fn a_loss_is_a_kind_of_error_and_not_a_choice_of_words() {
-        use MegakernelRecoveryDecision::{NotALoss, PolicyOff, RebuildAndRetry, RebuildOnly};
+        use MegakernelRecoveryDecision::{GivenUp, NotALoss, PolicyOff, RebuildAndRetry, RebuildOnly};
         use MegakernelRecoveryPolicy::{Off, Once};
         let stale = |generation, current| BackendError::StaleHandle {
             id: 1,
@@ -211,6 +230,8 @@ mod tests {
             (driver("device lost"), Once, true, NotALoss),
             (driver("device lost"), Off, true, NotALoss),
             (BackendError::invalid("device", "lost", "found"), Once, true, NotALoss),
+            (given_up(), Once, true, GivenUp),
+            (given_up(), Off, false, GivenUp),
             (lost(), Off, true, PolicyOff),
             (lost(), Once, false, RebuildOnly),
             (lost(), Once, true, RebuildAndRetry),
@@ -275,6 +296,21 @@ mod tests {
         assert_eq!((rebuilt.parts, rebuilt.generation), (2, Generation(2)));
         let again = recoverable.rebuild(Generation(2), Asked::ByHand, |_| Ok(3)).expect("nothing is lost");
         assert_eq!(again.parts, 2);
+    }
+
+    #[test]
+    fn after_a_device_was_given_up_nothing_is_tried_again() {
+        let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(())).expect("nothing fails");
+        let run = |_: &Built<()>| Err::<(), _>(MegakernelError::backend("run")(given_up()));
+        let once = MegakernelRecoveryPolicy::Once;
+        let error = recoverable.run_with_recovery(once, run, || true, |_| Ok(())).expect_err("given up");
+        assert!(error.is_device_loss() && !error.is_retryable(), "{error:?}");
+        for asked in [Asked::ByPolicy, Asked::ByHand] {
+            let rebuilt = recoverable.rebuild(Generation(1), asked, |_| Ok(()));
+            assert!(rebuilt.is_err_and(|error| is_given_up(&error)));
+        }
+        assert_eq!(backend.passes(FaultPoint::Recover), 0);
     }
 
     #[test]

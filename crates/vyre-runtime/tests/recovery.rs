@@ -11,7 +11,7 @@ use support::{
     until_claimed,
 };
 use vyre_cpu::{CpuBackend, CpuConfig};
-use vyre_driver::{Fault, Generation};
+use vyre_driver::{Fault, Generation, LossCause};
 use vyre_runtime::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
 use vyre_runtime::io_service::IoResource;
 use vyre_runtime::session::Ticket;
@@ -242,36 +242,86 @@ fn a_recovery_that_fails_says_why_and_can_be_repeated_by_hand() {
         FaultPoint::AfterStart,
         FaultPoint::Reap,
     ] {
-        for fault in [InjectedFault::Failure, InjectedFault::Loss] {
-            let options = SessionOptions::new().stop_deadline(Duration::from_secs(5));
-            let (backend, session) = start(1, options);
+        let fault = InjectedFault::Failure;
+        let options = SessionOptions::new().stop_deadline(Duration::from_secs(5));
+        let (backend, session) = start(1, options);
+        let held = submit(&session, GATED, &[0, 7]);
+        until_claimed(&session, 1);
+        let behind: Vec<_> = (0..5).map(|n| submit(&session, ADD_ONE, &[n])).collect();
+        backend.arm(point, 0, fault);
+        backend.lose("a test");
+        for ticket in behind.iter().chain([&held]) {
+            let answered = answer(&session, ticket);
+            // A kernel that started before the fault may have run it.
+            let ran = point == FaultPoint::AfterStart && answered.is_ok();
+            assert!(ran || answered == Err(Fault::DeviceLost), "{point:?} {answered:?}");
+        }
+        until(&session, "not given up", |session| session.last_recovery().is_some());
+        let refused = session.submit(item(ADD_ONE, &[1]));
+        assert!(matches!(refused, Err(MegakernelError::SessionClosed { .. })), "{point:?}");
+        // And once more by hand, in vain, with the backend's own words.
+        if point != FaultPoint::Reap {
+            backend.arm(point, 0, fault);
+            let error = session.recover_after_device_loss().expect_err("armed again");
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            assert!(source.contains(&format!("{point:?}")), "{point:?}: {error:?}");
+        }
+        session.recover_after_device_loss().expect("recovered");
+        set_gate(&session, 0, true);
+        assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2), "{point:?}");
+        session.stop().expect("stopped");
+    }
+}
+
+#[test]
+fn a_loss_while_it_recovers_costs_another_attempt_up_to_a_number() {
+    for point in [
+        FaultPoint::Recover,
+        FaultPoint::CompileResident,
+        FaultPoint::CreateBuffer,
+        FaultPoint::WriteBuffer,
+        FaultPoint::Start,
+        FaultPoint::AfterStart,
+        FaultPoint::Reap,
+    ] {
+        for losses in [1, 3, 4] {
+            let (backend, session) = start(1, SessionOptions::new());
             let held = submit(&session, GATED, &[0, 7]);
             until_claimed(&session, 1);
-            let behind: Vec<_> = (0..5).map(|n| submit(&session, ADD_ONE, &[n])).collect();
-            backend.arm(point, 0, fault);
+            let behind = submit(&session, ADD_ONE, &[1]);
+            for loss in 0..losses {
+                backend.arm(point, loss, InjectedFault::LossBy(LossCause::Killed));
+            }
             backend.lose("a test");
-            if (point, fault) == (FaultPoint::Reap, InjectedFault::Loss) {
-                // It is as lost as can be already.
+            // It is as lost as can be already when it is reaped.
+            if losses < 4 || point == FaultPoint::Reap {
                 until_recovered(&session, 1);
-            } else {
-                assert_eq!(answer(&session, &held), Err(Fault::DeviceLost), "{point:?} {fault:?}");
-                for ticket in &behind {
-                    assert_eq!(answer(&session, ticket), Err(Fault::DeviceLost), "{point:?} {fault:?}");
-                }
-                let refused = session.submit(item(ADD_ONE, &[1]));
-                assert!(matches!(refused, Err(MegakernelError::SessionClosed { .. })), "{point:?} {fault:?}");
+                set_gate(&session, 0, true);
+                assert_eq!(answer(&session, &held), Ok(7), "{point:?} {losses}");
+                assert_eq!(answer(&session, &behind), Ok(2), "{point:?} {losses}");
+                until(&session, "no report", |session| session.last_recovery().is_some());
+                let report = session.last_recovery().expect("it recovered");
+                let expected = if point == FaultPoint::Reap { 1 } else { losses as u32 + 1 };
+                assert_eq!(
+                    (report.losses, report.cause),
+                    (expected, LossCause::Killed),
+                    "{point:?} {losses}"
+                );
+                continue;
             }
-            // And once more by hand, in vain, with the backend's own words.
-            if point != FaultPoint::Reap {
-                backend.arm(point, 0, fault);
-                let error = session.recover_after_device_loss().expect_err("armed again");
-                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                assert!(source.contains(&format!("{point:?}")), "{point:?} {fault:?}: {error:?}");
-            }
-            session.recover_after_device_loss().expect("recovered");
-            set_gate(&session, 0, true);
-            assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2), "{point:?} {fault:?}");
-            session.stop().expect("stopped");
+            assert_eq!(answer(&session, &held), Err(Fault::DeviceLost), "{point:?}");
+            until(&session, "not given up", |session| session.last_recovery().is_some());
+            let report = session.last_recovery().expect("it tried");
+            assert!(
+                !report.is_recovered() && report.losses == 4 && report.before == Generation(1),
+                "{report:?}"
+            );
+            // A kernel that started before its loss may have run the other one.
+            let ran = u64::from(answer(&session, &behind).is_ok());
+            assert!(ran == 0 || point == FaultPoint::AfterStart, "{point:?}");
+            assert_eq!(report.failed_with(Fault::DeviceLost), 2 - ran, "{report:?}");
+            session.recover_after_device_loss().expect("by hand");
+            assert_eq!(answer(&session, &submit(&session, ADD_ONE, &[1])), Ok(2), "{point:?}");
         }
     }
 }

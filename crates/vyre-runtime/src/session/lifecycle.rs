@@ -4,18 +4,20 @@
 //! completions of the old one saved, a start record that says where to begin and what to skip, then the
 //! kernel. Items are submitted meanwhile; the ring needs no kernel for that.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::layout::{ABORT_FLAG, HOST_LEASE};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
-use vyre_driver::{BackendError, Fault, KernelState, ResidentKernel, StartRequest};
+use vyre_driver::{BackendError, Fault, KernelState, Loss, ResidentKernel, StartRequest};
 
 use super::replay::Interruption;
-use super::shared::{Gate, Running, Shared, lock, ring_error};
+use super::report::RecoveryReport;
+use super::shared::{Gate, Running, Shared, lock, lock_within, ring_error};
 use crate::error::MegakernelError;
 
 /// What belongs to the current incarnation.
@@ -28,13 +30,31 @@ pub(super) struct Control {
     pub(super) kernel: Option<Arc<dyn ResidentKernel>>,
     /// Whether the last kernel may have left items that it had begun.
     pub(super) cut_short: bool,
-    /// Why the device is lost, if it is.
-    pub(super) lost: Option<String>,
+    /// The ring does not look at the d2h region: a suspect runs alone over it.
+    pub(super) alone: bool,
+    /// Whether the device is lost.
+    pub(super) lost: bool,
+    /// The loss after which nothing is tried any more.
+    pub(super) given_up: Option<Loss>,
+    /// A loss that a user's thread met, for the session's thread to deal with.
+    pub(super) met: Option<Loss>,
+    /// Who waits for a recovery by hand.
+    pub(super) by_hand: Vec<SyncSender<Result<(), MegakernelError>>>,
 }
 
 impl Control {
     pub(super) fn new(regions: SessionRegions) -> Control {
-        Control { regions, spare: None, kernel: None, cut_short: false, lost: None }
+        Control {
+            regions,
+            spare: None,
+            kernel: None,
+            cut_short: false,
+            alone: false,
+            lost: false,
+            given_up: None,
+            met: None,
+            by_hand: Vec::new(),
+        }
     }
 
     /// Turns to a d2h region without a trace of the old incarnation: new pages, or those of an incarnation
@@ -69,18 +89,40 @@ impl Shared {
         control: &mut Control,
         left_by_itself: bool,
     ) -> Result<(), MegakernelError> {
-        {
-            // Under its lock, so that nobody takes old mirrors over after new ones.
-            let mut view = lock(&self.view);
-            self.absorb_mirrors(&view, &mut lock(&self.buffers));
-            control.turn_to_fresh_d2h(left_by_itself)?;
-            *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
-        }
+        self.acknowledge_alone(control)?;
+        self.turn_view(control, left_by_itself)?;
         self.ring.rebind_d2h(&control.regions).map_err(ring_error("turn to the next d2h region"))
     }
 
-    /// Starts a kernel over regions that no kernel has touched.
-    pub(super) fn launch(&self, control: &mut Control) -> Result<(), MegakernelError> {
+    /// The same for a kernel that runs one suspect: the ring turns when that kernel is gone. The one before it
+    /// left by itself, or there was none.
+    pub(super) fn turn_to_alone(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        self.acknowledge_alone(control)?;
+        self.turn_view(control, true)?;
+        control.alone = true;
+        Ok(())
+    }
+
+    /// Has the ring look at what a suspect's kernel, which is gone, has left.
+    pub(super) fn acknowledge_alone(&self, control: &mut Control) -> Result<(), MegakernelError> {
+        if std::mem::take(&mut control.alone) {
+            let turned = self.ring.rebind_d2h(&control.regions);
+            turned.map_err(ring_error("turn to a suspect's d2h region"))?;
+        }
+        Ok(())
+    }
+
+    fn turn_view(&self, control: &mut Control, left_by_itself: bool) -> Result<(), MegakernelError> {
+        // Under its lock, so that nobody takes old mirrors over after new ones.
+        let mut view = lock(&self.view);
+        self.absorb_mirrors(&view, &mut lock(&self.buffers));
+        control.turn_to_fresh_d2h(left_by_itself)?;
+        *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
+        Ok(())
+    }
+
+    /// Starts a kernel over regions that no kernel has touched, for one ticket alone if that is named.
+    pub(super) fn launch(&self, control: &mut Control, alone: Option<u64>) -> Result<(), MegakernelError> {
         let regions = control.regions.clone();
         {
             // Under its lock, so that no late reply to the old kernel lands among the new one's.
@@ -89,7 +131,11 @@ impl Shared {
         }
         let abort = regions.h2d.atomic_u32(ABORT_FLAG).map_err(ring_error("lower the abort flag"))?;
         abort.store(0, Ordering::Relaxed);
-        self.ring.write_start_record(&regions).map_err(ring_error("write the start record"))?;
+        let written = match alone {
+            None => self.ring.write_start_record(&regions).map(drop),
+            Some(ticket) => self.ring.write_start_record_of_one(&regions, ticket),
+        };
+        written.map_err(ring_error("write the start record"))?;
         self.renew_lease();
         let (bindings, mirrors) = {
             let buffers = lock(&self.buffers);
@@ -133,26 +179,72 @@ impl Shared {
         self.kernel.store(None);
     }
 
+    /// Holds the kernel's reins: nobody else starts, stops or recovers it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Deadline`]: another call, or a recovery, goes on for so long.
+    pub(super) fn hold(
+        &self,
+        limit: Duration,
+        why: &str,
+    ) -> Result<MutexGuard<'_, Control>, MegakernelError> {
+        lock_within(&self.control, limit, "the recovery, or another start or stop, of the session").map_err(
+            |error| {
+                tracing::warn!(session = self.id, %error, "a call gave up waiting {why}");
+                error
+            },
+        )
+    }
+
     pub(super) fn quiesce(&self, deadline: Duration) -> Result<(), MegakernelError> {
-        let mut control = lock(&self.control);
-        self.refuse_if_over(&control)?;
-        let retired = self.retire(&mut control, deadline);
-        match retired.as_ref().err().and_then(MegakernelError::loss) {
-            Some(loss) => {
-                self.handle_loss(&mut control, loss.clone())?;
-                self.retire(&mut control, deadline)
-            }
-            None => retired,
-        }
+        self.through_losses(deadline, |control, left| self.retire(control, left))
     }
 
     pub(super) fn restart(&self, deadline: Duration) -> Result<(), MegakernelError> {
-        let mut control = lock(&self.control);
-        self.refuse_if_over(&control)?;
-        let relaunched = self.retire(&mut control, deadline).and_then(|()| self.relaunch(&mut control));
-        match relaunched.as_ref().err().and_then(MegakernelError::loss) {
-            Some(loss) => self.handle_loss(&mut control, loss.clone()),
-            None => relaunched,
+        let mut restarted = false;
+        self.through_losses(deadline, |control, left| {
+            // A recovery has started it again.
+            if std::mem::replace(&mut restarted, true) && control.kernel.is_some() {
+                return Ok(());
+            }
+            self.retire(control, left).and_then(|()| self.relaunch(control))
+        })
+    }
+
+    /// Does something with the kernel. If the device turns out to be lost, the session's thread recovers it,
+    /// and then it is done once more.
+    fn through_losses(
+        &self,
+        deadline: Duration,
+        mut act: impl FnMut(&mut Control, Duration) -> Result<(), MegakernelError>,
+    ) -> Result<(), MegakernelError> {
+        let started = Instant::now();
+        let mut met = None;
+        loop {
+            let left = || deadline.saturating_sub(started.elapsed());
+            let mut control = self.hold(left(), "for the kernel")?;
+            if let Err(refused) = self.refuse_if_over(&control) {
+                return Err(met.unwrap_or(refused));
+            }
+            if control.met.is_some() {
+                drop(control);
+                if left().is_zero() {
+                    let waited_for = format!("the recovery of session {}", self.id);
+                    return Err(MegakernelError::Deadline { waited_for, after: deadline });
+                }
+                std::thread::sleep(vyre_driver::wait::RECHECK);
+                continue;
+            }
+            let error = match act(&mut control, left()) {
+                Err(error) if error.is_device_loss() => error,
+                done => return done,
+            };
+            control.met = error.loss().cloned();
+            if met.is_some() {
+                return Err(error);
+            }
+            met = Some(error);
         }
     }
 
@@ -163,17 +255,19 @@ impl Shared {
         self.turn_over(control, true)?;
         if std::mem::take(&mut control.cut_short) {
             tracing::warn!(session = self.id, "the kernel left items unfinished");
-            self.sort_out(head, Interruption::CutShort);
+            let mut report = RecoveryReport::new(0, self.generation(), &Loss::fault("cut short"));
+            self.sort_out(head, Interruption::CutShort, &mut report);
+            self.mark_replayed(&self.unanswered_below(head));
         }
-        self.launch(control)
+        self.launch(control, None)
     }
 
     fn refuse_if_over(&self, control: &Control) -> Result<(), MegakernelError> {
-        match (self.gate(), &control.lost) {
+        match (self.gate(), control.lost) {
             (Gate::ShutDown | Gate::Stopping | Gate::Stopped, _) => {
                 Err(MegakernelError::SessionClosed { state: "was stopped" })
             }
-            (_, Some(_)) => Err(MegakernelError::SessionClosed { state: "lost its device" }),
+            (_, true) => Err(MegakernelError::SessionClosed { state: "lost its device" }),
             _ => Ok(()),
         }
     }
@@ -181,18 +275,18 @@ impl Shared {
     /// Drains and stops. Whatever is not answered by the deadline ends in [`Fault::Abandoned`].
     pub(super) fn stop(&self, deadline: Duration) -> Result<(), MegakernelError> {
         {
-            let mut control = lock(&self.control);
+            let mut control = self.hold_to_end(deadline)?;
             match self.gate() {
                 Gate::Stopping | Gate::Stopped => {
                     return Err(MegakernelError::SessionClosed { state: "was stopped" });
                 }
-                Gate::ShutDown | Gate::Lost => {
+                Gate::ShutDown | Gate::Lost | Gate::GivenUp => {
                     self.end(&mut control, Gate::Stopped);
                     return Ok(());
                 }
                 Gate::Open | Gate::StateLost | Gate::ShuttingDown => self.set_gate(Gate::Stopping),
             }
-            if control.kernel.is_none() && control.lost.is_none() {
+            if control.kernel.is_none() && !control.lost && control.met.is_none() {
                 // Quiesced: what was submitted since then still runs, unless no kernel starts any more.
                 if let Err(error) = self.relaunch(&mut control) {
                     self.end(&mut control, Gate::Stopped);
@@ -201,11 +295,16 @@ impl Shared {
             }
         }
         let drained = self.drain(deadline);
-        let mut control = lock(&self.control);
+        let mut control = self.hold_to_end(deadline)?;
         // What did not end in time would not now.
         let retired = drained.and_then(|()| self.retire(&mut control, deadline));
         self.end(&mut control, Gate::Stopped);
         retired
+    }
+
+    /// Holds the reins for good. If a recovery does not let go of them, it ends the session when it does.
+    pub(super) fn hold_to_end(&self, deadline: Duration) -> Result<MutexGuard<'_, Control>, MegakernelError> {
+        self.hold(deadline, "to end the session").inspect_err(|_| self.ending.store(true, Ordering::Release))
     }
 
     /// Ends everything: the kernel, if it still runs, and whatever is not answered.
@@ -221,17 +320,18 @@ impl Shared {
             tracing::warn!(%error, "completions of the last kernel were not saved");
         }
         self.set_gate(gate);
-        self.fail_unanswered(Fault::Abandoned);
+        self.fail_unanswered(Fault::Abandoned, None);
+        control.by_hand.clear();
     }
 
     /// Ends every item that has no answer. Nothing can claim them any more, and the gate is closed.
-    pub(super) fn fail_unanswered(&self, fault: Fault) {
+    pub(super) fn fail_unanswered(&self, fault: Fault, report: Option<&mut RecoveryReport>) {
         let mut unanswered = Vec::new();
         self.ring.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
+        let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("none"));
+        let report = report.unwrap_or(&mut unread);
         for ticket in unanswered {
-            if let Err(error) = self.ring.fail(ticket, fault) {
-                tracing::debug!(%error, ticket, "a ticket was not failed");
-            }
+            self.fail(ticket, fault, report);
         }
     }
 }

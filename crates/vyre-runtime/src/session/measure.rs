@@ -14,11 +14,7 @@ use crate::telemetry::{Occupancy, OpcodeCount, TelemetrySnapshot, TenantCount};
 
 impl Shared {
     pub(super) fn telemetry(&self) -> TelemetrySnapshot {
-        let view = {
-            let view = lock(&self.view);
-            self.absorb_mirrors(&view, &mut lock(&self.buffers));
-            view.clone()
-        };
+        let view = self.absorb_if_free();
         let ring = self.ring.counters();
         let counters = lock(&self.counters);
         let usage = lock(&self.usage);
@@ -54,9 +50,18 @@ impl Shared {
             tenants: self.plan.tenants.iter().map(|(id, _)| tenant(id)).collect(),
             latency: self.latency.as_ref().map(|latency| latency.summary()),
             starts: self.starts.load(Ordering::Relaxed),
-            recoveries: self.recoveries.load(Ordering::Relaxed),
+            recoveries: self.recoveries.load(Ordering::Acquire),
             violations: ring.violations,
         }
+    }
+
+    /// Takes the mirrors over, unless a backend holds the buffers up: what was taken over last has to do then.
+    fn absorb_if_free(&self) -> HostView {
+        let view = lock(&self.view);
+        if let Ok(mut buffers) = self.buffers.try_lock() {
+            self.absorb_mirrors(&view, &mut buffers);
+        }
+        view.clone()
     }
 
     /// Looks at every slot in use.
@@ -82,8 +87,10 @@ impl Shared {
 
     pub(super) fn debug_log(&self) -> DebugLog {
         let [.., log, _] = SYSTEM_BUFFERS;
-        self.absorb_mirrors(&lock(&self.view), &mut lock(&self.buffers));
-        let words = to_words(lock(&self.buffers).mirrored(log));
+        self.absorb_if_free();
+        let Ok(words) = self.buffers().map(|buffers| to_words(buffers.mirrored(log))) else {
+            return DebugLog::decode(&[], 0);
+        };
         let lost = lock(&self.counters).get(header::LOG_LOST);
         DebugLog::decode(&words, lost)
     }

@@ -15,7 +15,8 @@
 //!
 //! # Rooms
 //!
-//! `shared` is the path of an item; `lifecycle` starts and stops kernels; `replay` deals with losses;
+//! `shared` is the path of an item; `lifecycle` starts and stops kernels; `recover` deals with losses, `probation`
+//! with those suspected of one, `replay` decides what runs twice, `report` tells of it;
 //! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
 //! `ticket`, `measure` and `options` are what their names say.
 //!
@@ -27,7 +28,10 @@ mod lifecycle;
 mod measure;
 mod options;
 mod plan;
+mod probation;
+mod recover;
 mod replay;
+mod report;
 mod service;
 mod shared;
 mod start;
@@ -51,11 +55,12 @@ use crate::state::tenant_row;
 use crate::telemetry::TelemetrySnapshot;
 
 use self::service::Service;
-use self::shared::{Gate, Shared, lock, ring_error};
+use self::shared::{Gate, Shared, lock, lock_within, ring_error};
 
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
 pub use self::plan::PAYLOAD_BINDING;
 pub use self::replay::Restore;
+pub use self::report::RecoveryReport;
 pub use self::ticket::{Payload, Ticket, Tickets};
 pub use self::window::SubmittedWindow;
 
@@ -333,10 +338,12 @@ impl PersistentSession {
     /// [`MegakernelError::SessionClosed`] the second time.
     pub fn stop(&self) -> Result<(), MegakernelError> {
         let shared = self.shared();
-        let stopped = shared.stop(shared.options.stop_deadline);
+        let deadline = shared.options.stop_deadline;
+        let stopped = shared.stop(deadline);
         // Whoever was refused did not stop anything: the threads still serve the one who is stopping.
         if !matches!(stopped, Err(MegakernelError::SessionClosed { .. })) {
-            shared.service.stop();
+            let ending = shared.ending.load(Ordering::Acquire);
+            shared.service.stop(if ending { Duration::ZERO } else { deadline });
         }
         stopped
     }
@@ -347,9 +354,12 @@ impl PersistentSession {
     /// # Errors
     ///
     /// [`MegakernelError::Backend`] with the backend's own words; the session stays lost, and the call can
-    /// be repeated.
+    /// be repeated, unless the backend has given the device up
+    /// ([`LossCause::GivenUp`](vyre_driver::LossCause::GivenUp)): then nothing is tried any more.
+    /// [`MegakernelError::Deadline`] if it is not over when the recovery deadline of the options has passed; it
+    /// goes on.
     pub fn recover_after_device_loss(&self) -> Result<(), MegakernelError> {
-        self.shared().recover_by_hand()
+        self.shared().ask_to_recover()
     }
 
     /// Lets items run again that touch volatile device state, after a loss that no restore hook made good.
@@ -389,7 +399,7 @@ impl PersistentSession {
     ///
     /// [`MegakernelError::InvalidBinding`], [`MegakernelError::Backend`].
     pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
-        lock(&self.shared().buffers).upload(name, byte_offset, bytes)
+        self.shared().buffers()?.upload(name, byte_offset, bytes)
     }
 
     /// Copies bytes out of a buffer, by the name of its binding or of a system buffer.
@@ -398,7 +408,7 @@ impl PersistentSession {
     ///
     /// As [`upload`](Self::upload).
     pub fn download(&self, name: &str, byte_offset: u64, into: &mut [u8]) -> Result<(), MegakernelError> {
-        lock(&self.shared().buffers).download(name, byte_offset, into)
+        self.shared().buffers()?.download(name, byte_offset, into)
     }
 
     /// The words that a tenant shows to the host.
@@ -450,6 +460,11 @@ impl PersistentSession {
         self.shared().telemetry()
     }
 
+    /// What the session did about its last device loss, if it had one.
+    pub fn last_recovery(&self) -> Option<RecoveryReport> {
+        lock(&self.shared().last_recovery).clone()
+    }
+
     /// The device generation it runs in.
     pub fn generation(&self) -> Generation {
         self.shared().generation()
@@ -464,14 +479,19 @@ impl PersistentSession {
 impl Drop for Handle {
     fn drop(&mut self) {
         let shared = &self.shared;
-        {
-            let mut control = lock(&shared.control);
-            if shared.gate() != Gate::Stopped {
-                shared.end(&mut control, Gate::Stopped);
-            }
+        let deadline = shared.options.stop_deadline;
+        // Nobody waits for a recovery any more.
+        shared.ending.store(true, Ordering::Release);
+        match shared.hold_to_end(deadline) {
+            Ok(mut control) if shared.gate() != Gate::Stopped => shared.end(&mut control, Gate::Stopped),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "a session was dropped and is left to its recovery"),
         }
-        shared.service.stop();
-        lock(&shared.buffers).destroy();
+        shared.service.stop(deadline);
+        match lock_within(&shared.buffers, deadline, "the session's buffers") {
+            Ok(mut buffers) => buffers.destroy(),
+            Err(error) => tracing::error!(%error, "buffers of a session were not given back"),
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct SessionOptions {
     pub(crate) lease: Duration,
     pub(crate) stop_deadline: Duration,
     pub(crate) item_deadline: Option<Duration>,
+    pub(crate) probation_deadline: Duration,
+    pub(crate) recovery_deadline: Duration,
     pub(crate) latency: bool,
     pub(crate) persistent: PersistentThreadMode,
     pub(crate) recovery: Option<MegakernelRecoveryPolicy>,
@@ -59,6 +61,8 @@ impl Default for SessionOptions {
             lease: Duration::from_secs(10),
             stop_deadline: Duration::from_secs(60),
             item_deadline: None,
+            probation_deadline: Duration::from_secs(1),
+            recovery_deadline: Duration::from_secs(60),
             latency: false,
             persistent: PersistentThreadMode::Auto,
             recovery: None,
@@ -127,6 +131,23 @@ impl SessionOptions {
     /// by side appear together, so an endless item holds its neighbours' back until its own time is over.
     pub fn item_deadline(mut self, deadline: Duration) -> SessionOptions {
         self.item_deadline = Some(deadline);
+        self
+    }
+
+    /// How long an item may take that is run alone because it was being run when the device was lost; 1 s by
+    /// default. Everything else waits meanwhile. An item that has not ended by then ends in
+    /// [`Fault::Deadline`](vyre_driver::Fault::Deadline), as it may be what the device died of.
+    ///
+    /// With an [item deadline](Self::item_deadline) that one counts, and a second for the kernel to start.
+    pub fn probation_deadline(mut self, deadline: Duration) -> SessionOptions {
+        self.probation_deadline = deadline;
+        self
+    }
+
+    /// How long calls without a deadline of their own (uploads, downloads, recovery by hand) wait for a
+    /// recovery that goes on; 60 s by default. The recovery itself is the backend's: it goes on after that.
+    pub fn recovery_deadline(mut self, deadline: Duration) -> SessionOptions {
+        self.recovery_deadline = deadline;
         self
     }
 

@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use vyre_driver::KernelState;
 use vyre_driver::io_queue::IoReply;
 use vyre_driver::view::HostView;
 use vyre_driver::wait::RECHECK;
+use vyre_driver::{KernelState, Loss};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
 use super::options::DetachedFaultHandler;
 use super::plan::to_words;
+use super::report::RecoveryReport;
 use super::shared::{Gate, Shared, lock};
 use crate::error::MegakernelError;
 use crate::item::SYSTEM_BUFFERS;
@@ -112,13 +113,23 @@ impl Service {
         Ok(thread)
     }
 
-    /// Ends the threads and waits for them, except for the one that calls.
-    pub(super) fn stop(&self) {
+    /// Ends the threads and waits for them, except for the one that calls. Those that have not ended after
+    /// `limit` are left to themselves.
+    pub(super) fn stop(&self, limit: Duration) {
         self.stop.store(true, Ordering::Release);
         let threads = std::mem::take(&mut *lock(&self.threads));
+        let started = Instant::now();
         for thread in threads {
             thread.thread().unpark();
-            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
+            while !thread.is_finished() && started.elapsed() < limit {
+                thread::sleep(RECHECK);
+            }
+            if !thread.is_finished() {
+                tracing::error!(after = ?limit, "a thread of a session has not ended");
+            } else if thread.join().is_err() {
                 tracing::error!("a thread of a session panicked");
             }
         }
@@ -139,13 +150,20 @@ impl Shared {
             // Frees what is detached and finished.
             self.ring.counters();
         }
-        if !self.service.io_thread.load(Ordering::Acquire) {
-            self.serve_io();
-        }
+        self.serve_io_alone();
     }
 
     fn look_after(&self, control: &mut Control) {
-        let Some(kernel) = control.kernel.clone().filter(|_| control.lost.is_none()) else { return };
+        if let Some(loss) = control.met.take()
+            && let Err(error) = self.handle_loss(control, loss)
+        {
+            tracing::error!(session = self.id, %error, "a session lost its device");
+        }
+        for reply in std::mem::take(&mut control.by_hand) {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(self.recover_by_hand(control));
+        }
+        let Some(kernel) = control.kernel.clone().filter(|_| !control.lost) else { return };
         let outcome = match kernel.state() {
             KernelState::Running => {
                 // A long upload may hold the buffers: the lease does not wait for it, and the next tick
@@ -169,7 +187,7 @@ impl Shared {
         };
         match outcome {
             Ok(()) => {}
-            Err(error) if control.lost.is_some() => {
+            Err(error) if control.lost => {
                 tracing::error!(session = self.id, %error, "a session has no kernel any more");
             }
             Err(error) => match error.loss() {
@@ -180,7 +198,9 @@ impl Shared {
                 }
                 None => {
                     tracing::error!(session = self.id, %error, "a session has no kernel any more");
-                    self.give_up(control, error);
+                    let loss = Loss::fault(error.to_string());
+                    let mut report = RecoveryReport::new(0, self.generation(), &loss);
+                    self.give_up(control, error, &mut report);
                 }
             },
         }
@@ -209,6 +229,13 @@ impl Shared {
             }
             *last = now;
         });
+    }
+
+    /// Serves IO requests if no thread of its own does.
+    pub(super) fn serve_io_alone(&self) {
+        if !self.service.io_thread.load(Ordering::Acquire) {
+            self.serve_io();
+        }
     }
 
     /// Serves every IO request there is; says whether there was any.

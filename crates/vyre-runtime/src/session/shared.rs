@@ -1,7 +1,7 @@
 //! What all handles and tickets of a session share, and the path of an item through it.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -19,6 +19,7 @@ use super::lifecycle::Control;
 use super::options::RestoreHook;
 use super::plan::SessionPlan;
 use super::replay::touches_volatile;
+use super::report::RecoveryReport;
 use super::service::Service;
 use super::window::Windows;
 use crate::error::MegakernelError;
@@ -45,6 +46,8 @@ pub(super) enum Gate {
     ShutDown = 5,
     /// Stopped.
     Stopped = 6,
+    /// The device is lost and will not be recovered.
+    GivenUp = 7,
 }
 
 impl Gate {
@@ -56,6 +59,7 @@ impl Gate {
             3 => Gate::Stopping,
             4 => Gate::Lost,
             5 => Gate::ShutDown,
+            7 => Gate::GivenUp,
             _ => Gate::Stopped,
         }
     }
@@ -66,6 +70,7 @@ impl Gate {
             Gate::ShuttingDown | Gate::ShutDown => "was shut down",
             Gate::Stopping | Gate::Stopped => "was stopped",
             Gate::Lost => "lost its device",
+            Gate::GivenUp => "lost its device for good",
         }
     }
 }
@@ -101,6 +106,11 @@ pub(super) struct Shared {
     pub(super) usage: Mutex<Totals>,
     pub(super) starts: AtomicU64,
     pub(super) recoveries: AtomicU64,
+    /// Losses, recovered from or not.
+    pub(super) losses: AtomicU64,
+    pub(super) last_recovery: Mutex<Option<RecoveryReport>>,
+    /// Whoever holds `control` is to end the session as soon as it can: its users have stopped waiting.
+    pub(super) ending: AtomicBool,
     pub(super) io: IoResources,
     pub(super) io_queue: Mutex<Arc<HostIo>>,
     /// Requests fetched and not answered.
@@ -120,6 +130,8 @@ pub(super) struct Settings {
     pub(super) lease: Duration,
     pub(super) stop_deadline: Duration,
     pub(super) item_deadline: Option<Duration>,
+    pub(super) probation_deadline: Duration,
+    pub(super) recovery_deadline: Duration,
     pub(super) recovery: MegakernelRecoveryPolicy,
     pub(super) restore: Option<RestoreHook>,
 }
@@ -138,6 +150,26 @@ pub(super) fn ring_error(attempted: &'static str) -> impl Fn(RingError) -> Megak
 /// statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks as [`lock`] does, or says after a while what it waited for.
+pub(super) fn lock_within<'m, T>(
+    mutex: &'m Mutex<T>,
+    limit: Duration,
+    waited_for: &str,
+) -> Result<MutexGuard<'m, T>, MegakernelError> {
+    let mut started = None;
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if started.get_or_insert_with(Instant::now).elapsed() >= limit {
+            return Err(MegakernelError::Deadline { waited_for: waited_for.to_owned(), after: limit });
+        }
+        std::thread::sleep(vyre_driver::wait::RECHECK);
+    }
 }
 
 /// Whether a slot stops the session.
@@ -161,6 +193,12 @@ impl Shared {
 
     pub(super) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Relaxed))
+    }
+
+    /// The device buffers, unless a recovery or an upload holds them for too long.
+    pub(super) fn buffers(&self) -> Result<MutexGuard<'_, DeviceBuffers>, MegakernelError> {
+        let limit = self.options.recovery_deadline;
+        lock_within(&self.buffers, limit, "a recovery, or another upload, to let go of the session's buffers")
     }
 
     /// Checks items and publishes all of them or none; with tickets if `tracked`. Returns the first position.
@@ -284,10 +322,12 @@ impl Shared {
     /// Ends items that were published when nothing would claim them any more.
     #[cold]
     fn fail_stranded(&self, tickets: std::ops::Range<u64>) {
-        let control = lock(&self.control);
+        // Whoever holds it for longer is about to start a kernel for them, or to fail them itself.
+        let Ok(control) = self.hold(self.options.recovery_deadline, "to fail stranded items") else { return };
         let gate = self.gate();
         if gate >= Gate::Lost {
-            let fault = if gate == Gate::Lost { Fault::DeviceLost } else { Fault::Abandoned };
+            let lost = matches!(gate, Gate::Lost | Gate::GivenUp);
+            let fault = if lost { Fault::DeviceLost } else { Fault::Abandoned };
             for ticket in tickets {
                 let _ = self.ring.fail(ticket, fault);
             }

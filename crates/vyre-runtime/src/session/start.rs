@@ -120,6 +120,8 @@ impl PersistentSession {
                 lease: options.lease,
                 stop_deadline: options.stop_deadline,
                 item_deadline: options.item_deadline,
+                probation_deadline: options.probation_deadline,
+                recovery_deadline: options.recovery_deadline,
                 recovery: options.recovery.unwrap_or(plan.recovery),
                 restore: options.restore,
             },
@@ -142,6 +144,9 @@ impl PersistentSession {
             usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
             starts: AtomicU64::new(0),
             recoveries: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
+            last_recovery: Mutex::default(),
+            ending: AtomicBool::new(false),
             io: IoResources::default(),
             io_queue: Mutex::new(Arc::new(io_queue)),
             io_waiting: AtomicU64::new(0),
@@ -155,7 +160,7 @@ impl PersistentSession {
         let session = PersistentSession { handle: Arc::new(Handle { shared: Arc::clone(&shared) }) };
         {
             let mut control = lock(&shared.control);
-            let launched = shared.launch(&mut control);
+            let launched = shared.launch(&mut control, None);
             match launched.as_ref().err().and_then(MegakernelError::loss) {
                 Some(loss) => shared.handle_loss(&mut control, loss.clone())?,
                 None => launched?,
