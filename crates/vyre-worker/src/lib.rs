@@ -3,7 +3,18 @@
 //! A device fault ends the process that owns the device's context. So that it never is the user's process, this
 //! crate hosts a backend that the caller registers in a child, the caller's own executable run again, and
 //! speaks to it over a socket and shared memory. It names no backend.
+//!
+//! * [`isolated`] is the parent's side: [`IsolatedBackend`] is a backend like any other, and survives its worker;
+//! * [`host`] is the child's: [`init`], at the top of `main`, makes a process a worker;
+//! * [`process`], [`wire`]: a child, and how to speak with one;
+//! * [`server`] pools workers that run one kernel each, [`kernel`] is for writing one.
 
+pub mod host;
+pub mod isolated;
 pub mod kernel;
 pub mod process;
+pub mod server;
 pub mod wire;
+
+pub use host::{Registry, init};
+pub use isolated::{IsolatedBackend, IsolatedOptions, Replacement, StartError};

@@ -1,0 +1,299 @@
+//! The next worker after one is lost: a spare or a new one, as long as the crash budget lasts.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vyre_driver::{BackendError, Generation, Loss, LossCause};
+
+use super::error::StartError;
+use super::worker::{Worker, lock};
+use super::{Incarnation, Shared};
+use crate::host::message::{Reply, Request};
+use crate::process::Process;
+
+/// Starts that are tried when each is ended from outside before it is ready: that convicts nobody.
+const STARTS: u32 = 3;
+/// The pause after a spare that did not start; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// How long the spare is left alone at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How a lost worker was replaced.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Replacement {
+    /// The generation that the new worker serves.
+    pub generation: Generation,
+    /// What was lost before it.
+    pub loss: Loss,
+    /// When recovery was asked for.
+    pub asked: Instant,
+    /// How much later the lost process was known to be gone.
+    pub gone_after: Duration,
+    /// And how much later than that the new worker was ready.
+    pub ready_after: Duration,
+    /// Whether it was the warm spare.
+    pub from_spare: bool,
+}
+
+/// What recovery remembers.
+#[derive(Default)]
+pub(super) struct Recovery {
+    /// Held for the length of a recovery: many that notice one loss recover once.
+    budget: Mutex<Budget>,
+    last: Mutex<Option<Replacement>>,
+    closed: AtomicBool,
+    /// The process that is being started now, so that closing need not wait for it.
+    starting: Mutex<Weak<Process>>,
+    /// Programs in use, for the spare.
+    programs: Mutex<Vec<Weak<Request>>>,
+    spare: Mutex<Option<Arc<Worker>>>,
+    /// Whether there is something to do for the spare.
+    wanted: Mutex<bool>,
+    wants: Condvar,
+}
+
+/// Crashes that are not forgiven yet.
+#[derive(Default)]
+struct Budget {
+    charged: Option<Generation>,
+    crashes: Vec<Instant>,
+}
+
+impl Budget {
+    /// Counts the loss of a generation, once.
+    fn charge(&mut self, generation: Generation, cause: LossCause, now: Instant) {
+        if self.charged != Some(generation) && cause.has_suspects() {
+            self.crashes.push(now);
+        }
+        self.charged = Some(generation);
+    }
+
+    /// Whether more have crashed than may.
+    fn is_spent(&mut self, now: Instant, allowed: u32, forgiveness: Duration) -> bool {
+        self.crashes.retain(|at| now.duration_since(*at) < forgiveness);
+        self.crashes.len() > allowed as usize
+    }
+}
+
+impl Recovery {
+    pub(super) fn last(&self) -> Option<Replacement> {
+        lock(&self.last).clone()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends the spare and what is being started. There is no recovery any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        if let Some(process) = lock(&self.starting).upgrade() {
+            process.kill();
+        }
+        drop(lock(&self.spare).take());
+        self.want_spare();
+    }
+
+    pub(super) fn spare(&self) -> Option<Arc<Worker>> {
+        lock(&self.spare).clone()
+    }
+
+    /// Keeps a program in mind for as long as the request is held.
+    pub(super) fn remember(&self, request: &Arc<Request>) {
+        let mut programs = lock(&self.programs);
+        programs.retain(|program| program.strong_count() > 0);
+        programs.push(Arc::downgrade(request));
+        drop(programs);
+        self.want_spare();
+    }
+
+    fn want_spare(&self) {
+        *lock(&self.wanted) = true;
+        self.wants.notify_all();
+    }
+
+    /// Waits until something is to be done for the spare, or for a while.
+    fn wait_for_wants(&self, limit: Duration) {
+        let wanted = lock(&self.wanted);
+        let waited = self.wants.wait_timeout_while(wanted, limit, |wanted| !*wanted);
+        let mut wanted = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(wanted, _)| wanted);
+        *wanted = false;
+    }
+
+    fn start(&self, shared: &Shared) -> Result<Worker, StartError> {
+        Worker::start(&shared.options, |process| {
+            *lock(&self.starting) = Arc::downgrade(process);
+            if self.is_closed() {
+                process.kill();
+            }
+        })
+    }
+
+    /// Sees to it that there is a spare, with everything compiled that is in use.
+    fn tend_spare(&self, shared: &Shared) -> Result<(), StartError> {
+        let spare = match self.spare().filter(|spare| spare.loss().is_none()) {
+            Some(spare) => spare,
+            None => {
+                let spare = Arc::new(self.start(shared)?);
+                if self.is_closed() {
+                    return Ok(());
+                }
+                tracing::debug!(pid = spare.pid(), "a spare worker is ready");
+                *lock(&self.spare) = Some(Arc::clone(&spare));
+                spare
+            }
+        };
+        let programs: Vec<_> = lock(&self.programs).iter().filter_map(Weak::upgrade).collect();
+        for program in programs {
+            if spare.is_prepared(&program) {
+                continue;
+            }
+            match spare.call(&program, &[]) {
+                Ok(Reply::Made(number)) => spare.prepare(program, number),
+                other => return Err(spare.unexpected(other).into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Makes the backend usable after a loss. See [`VyreBackend::recover`](vyre_driver::VyreBackend::recover).
+    pub(super) fn recover(&self) -> Result<Generation, BackendError> {
+        let recovery = &self.recovery;
+        let mut budget = lock(&recovery.budget);
+        let current = self.current.load_full();
+        let Some(loss) = current.worker.loss().cloned() else { return Ok(current.generation) };
+        if loss.cause == LossCause::GivenUp || recovery.is_closed() {
+            return Err(BackendError::DeviceLost(loss));
+        }
+        let asked = Instant::now();
+        let limit = self.options.stop_deadline;
+        if !current.worker.bury(limit) {
+            let reason = format!("{loss}; its process is not gone after {limit:?}");
+            return Err(BackendError::DeviceLost(Loss { cause: loss.cause, reason }));
+        }
+        let gone = Instant::now();
+        budget.charge(current.generation, loss.cause, gone);
+        let (worker, from_spare) = if self.is_spent(&mut budget) {
+            (self.last_resort(&current.worker, &loss)?, false)
+        } else {
+            self.next_worker(&mut budget)?
+        };
+        let generation = Generation(current.generation.0 + 1);
+        let replacement = Replacement {
+            generation,
+            loss,
+            asked,
+            gone_after: gone - asked,
+            ready_after: gone.elapsed(),
+            from_spare,
+        };
+        tracing::info!(
+            %generation,
+            pid = worker.pid(),
+            cause = ?replacement.loss.cause,
+            reason = replacement.loss.reason,
+            gone_after = ?replacement.gone_after,
+            ready_after = ?replacement.ready_after,
+            from_spare,
+            "a lost worker was replaced"
+        );
+        self.current.store(Arc::new(Incarnation::new(generation, worker)));
+        *lock(&recovery.last) = Some(replacement);
+        recovery.want_spare();
+        Ok(generation)
+    }
+
+    fn is_spent(&self, budget: &mut Budget) -> bool {
+        budget.is_spent(Instant::now(), self.options.crash_budget, self.options.forgiveness)
+    }
+
+    /// The spare, or a new one.
+    fn next_worker(&self, budget: &mut Budget) -> Result<(Arc<Worker>, bool), BackendError> {
+        let spare = lock(&self.recovery.spare).take();
+        if let Some(spare) = spare.filter(|spare| spare.loss().is_none()) {
+            return Ok((spare, true));
+        }
+        let mut tried = 1;
+        loop {
+            let error = match self.recovery.start(self) {
+                Ok(worker) => return Ok((Arc::new(worker), false)),
+                Err(error) => error,
+            };
+            let cause = error.loss().map_or(LossCause::Fault, |loss| loss.cause);
+            if cause.has_suspects() {
+                budget.crashes.push(Instant::now());
+            } else if tried < STARTS && !self.recovery.is_closed() {
+                tried += 1;
+                continue;
+            }
+            let reason = format!("the next worker did not start: {}", error.chain());
+            return Err(BackendError::DeviceLost(Loss { cause, reason }));
+        }
+    }
+
+    /// What is left when the budget is spent.
+    fn last_resort(&self, lost: &Worker, loss: &Loss) -> Result<Arc<Worker>, BackendError> {
+        let (budget, forgiveness) = (self.options.crash_budget, self.options.forgiveness);
+        let reason = format!("more than {budget} crashes within {forgiveness:?}, the last of them: {loss}");
+        let Some(fallback) = &self.options.fallback else {
+            tracing::error!(reason, "the worker is not started again");
+            return Err(lost.give_up(Loss { cause: LossCause::GivenUp, reason }));
+        };
+        tracing::error!(reason, fallback = fallback.identity().name, "work goes on in this process");
+        Worker::here(Arc::clone(fallback), &self.options).map(Arc::new).map_err(|error| {
+            let reason = format!("{reason}; and the fallback did not start: {}", error.chain());
+            lost.give_up(Loss { cause: LossCause::GivenUp, reason })
+        })
+    }
+}
+
+/// Starts the thread that keeps a spare. It ends with its backend.
+pub(super) fn start_spares(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    shared.recovery.want_spare();
+    thread::Builder::new().name("vyre-spare".to_owned()).spawn(move || {
+        let mut pause = LONGEST_PAUSE;
+        let mut next = FIRST_PAUSE;
+        loop {
+            shared.recovery.wait_for_wants(pause);
+            if shared.recovery.is_closed() {
+                return;
+            }
+            match shared.recovery.tend_spare(&shared) {
+                Ok(()) => (pause, next) = (LONGEST_PAUSE, FIRST_PAUSE),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "no spare worker");
+                    thread::park_timeout(next);
+                    (pause, next) = (Duration::ZERO, (next * 2).min(LONGEST_PAUSE));
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_losses_with_suspects_count_each_once_and_are_forgiven_with_time() {
+        let mut budget = Budget::default();
+        let start = Instant::now();
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        budget.charge(Generation(1), LossCause::Killed, start);
+        assert!(!budget.is_spent(start, 0, minute));
+        for _ in 0..3 {
+            budget.charge(Generation(2), LossCause::Fault, start);
+        }
+        assert!(budget.is_spent(start, 0, minute) && !budget.is_spent(start, 1, minute));
+        budget.charge(Generation(3), LossCause::Unresponsive, start + second);
+        assert!(budget.is_spent(start + second, 1, minute));
+        assert!(!budget.is_spent(start + minute, 1, minute));
+        assert!(!budget.is_spent(start + minute + second, 0, minute));
+    }
+}

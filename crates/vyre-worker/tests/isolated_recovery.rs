@@ -1,0 +1,220 @@
+//! What becomes of a backend whose worker dies again and again, falls silent, or cannot be started.
+
+mod hosting;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, options, program, signal};
+use rustix::process::Signal;
+use vyre_cpu::CpuBackend;
+use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
+use vyre_foundation::DataType;
+use vyre_runtime::{Megakernel, OpcodeHandler, PersistentSession, SessionOptions, SlotDescriptor};
+use vyre_worker::{IsolatedBackend, IsolatedOptions};
+
+fn open(options: IsolatedOptions) -> IsolatedBackend {
+    IsolatedBackend::open(options).expect("a worker")
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < WAIT, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The loss that a call answers with.
+fn loss(backend: &IsolatedBackend) -> vyre_driver::Loss {
+    let lost = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8));
+    lost.expect_err("lost").loss().expect("a loss").clone()
+}
+
+fn until_lost(backend: &IsolatedBackend) {
+    until("not lost", || backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).is_err());
+}
+
+/// Twice: the first one only takes the standard library's handler of stack overflows away.
+fn segv(pid: u32) {
+    signal(pid, Signal::SEGV);
+    std::thread::sleep(Duration::from_millis(20));
+    signal(pid, Signal::SEGV);
+}
+
+fn crash(backend: &IsolatedBackend) {
+    segv(backend.worker_pid().expect("a process"));
+    until_lost(backend);
+    let loss = loss(backend);
+    assert!(loss.cause == LossCause::Fault && loss.reason.contains("SIGSEGV"), "{loss:?}");
+}
+
+fn crashes_past_the_budget_are_final_and_kills_do_not_count() {
+    let backend = open(options().crash_budget(2, Duration::from_secs(3600)));
+    let mut generation = 1;
+    for _ in 0..2 {
+        for _ in 0..3 {
+            kill(&backend);
+            until_lost(&backend);
+            generation += 1;
+            assert_eq!(backend.recover().expect("recovered"), Generation(generation));
+        }
+        crash(&backend);
+        generation += 1;
+        assert_eq!(backend.recover().expect("recovered"), Generation(generation));
+        doubles(&backend, 10);
+    }
+    crash(&backend);
+    for _ in 0..3 {
+        let error = backend.recover().expect_err("spent");
+        let loss = error.loss().expect("a loss");
+        assert!(loss.cause == LossCause::GivenUp && loss.reason.contains("SIGSEGV"), "{loss:?}");
+        assert!(!error.is_retryable());
+    }
+    assert_eq!(loss(&backend).cause, LossCause::GivenUp);
+    assert_eq!(backend.generation(), Generation(generation));
+}
+
+fn crashes_are_forgiven_with_time() {
+    let backend = open(options().crash_budget(0, Duration::ZERO));
+    for generation in 2..5 {
+        crash(&backend);
+        assert_eq!(backend.recover().expect("recovered"), Generation(generation));
+    }
+}
+
+fn the_fallback_takes_over_only_when_the_budget_is_spent() {
+    let fallback = Arc::new(CpuBackend::new());
+    let backend = open(options().crash_budget(0, WAIT).fallback(fallback));
+    kill(&backend);
+    until_lost(&backend);
+    backend.recover().expect("recovered");
+    assert!(backend.worker_pid().is_some());
+    let stale = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
+    crash(&backend);
+    assert_eq!(backend.recover().expect("the fallback"), Generation(3));
+    assert_eq!(backend.worker_pid(), None);
+    let refused = backend.read_buffer(stale, 0, &mut [0; 4]);
+    assert!(matches!(refused, Err(BackendError::StaleHandle { .. })), "{refused:?}");
+    doubles(&backend, 1000);
+    let backend: Arc<dyn VyreBackend> = Arc::new(backend);
+    vyre_runtime::conformance::run_sessions(&backend).expect("conforms");
+}
+
+fn a_stopped_worker_is_unresponsive_and_replaced() {
+    let backend = open(options().silence(Duration::from_millis(300)));
+    let pipeline = backend.compile(&program(ENDLESS)).expect("compiled");
+    let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| pipeline.dispatch(&[data.binding()], &DispatchConfig::new([1, 1, 1])));
+        signal(backend.worker_pid().expect("a process"), Signal::STOP);
+        let lost = caller.join().expect("no panic").expect_err("silent");
+        let loss = lost.loss().unwrap_or_else(|| panic!("{lost:?}"));
+        assert!(loss.cause == LossCause::Unresponsive && loss.reason.contains("no sign of life"), "{loss:?}");
+    });
+    backend.recover().expect("recovered");
+    doubles(&backend, 10);
+}
+
+fn a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is() {
+    let options = options().silence(Duration::from_millis(100)).grace(Duration::from_millis(200));
+    let backend = open(options);
+    let pipeline = backend.compile(&program(ENDLESS)).expect("compiled");
+    let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
+    let mut config = DispatchConfig::new([1, 1, 1]);
+    config.deadline = Some(Duration::from_millis(500));
+    let late = pipeline.dispatch(&[data.binding()], &config);
+    assert!(matches!(late, Err(BackendError::Deadline { .. })), "{late:?}");
+    signal(backend.worker_pid().expect("a process"), Signal::STOP);
+    until_lost(&backend);
+    assert_eq!(loss(&backend).cause, LossCause::Unresponsive);
+    backend.recover().expect("recovered");
+}
+
+fn a_spare_has_compiled_everything_before_it_is_needed() {
+    let backend = open(options().spare(true));
+    let pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
+    for generation in 2..6 {
+        until("no spare", || backend.spare_pid().is_some());
+        let spare = backend.spare_pid();
+        assert_ne!(spare, backend.worker_pid());
+        kill(&backend);
+        until_lost(&backend);
+        assert_eq!(backend.recover().expect("recovered"), Generation(generation));
+        assert_eq!(backend.worker_pid(), spare);
+        let replacement = backend.last_replacement().expect("it was replaced");
+        assert!(replacement.from_spare && replacement.generation == Generation(generation));
+        assert_eq!(replacement.loss.cause, LossCause::Killed);
+        doubles(&backend, 100);
+    }
+    drop(pipeline);
+    // A spare that is killed is no loss, and is not taken.
+    until("no spare", || backend.spare_pid().is_some());
+    signal(backend.spare_pid().expect("a spare"), Signal::KILL);
+    doubles(&backend, 100);
+    kill(&backend);
+    until_lost(&backend);
+    backend.recover().expect("recovered, whichever it was");
+    doubles(&backend, 100);
+}
+
+fn session(backend: Arc<IsolatedBackend>) -> PersistentSession {
+    let megakernel = Megakernel::builder(backend as Arc<dyn VyreBackend>)
+        .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1)).replayable(true))
+        .build()
+        .expect("a megakernel");
+    megakernel.start_with(SessionOptions::new().slots(64)).expect("a session")
+}
+
+fn a_session_goes_on_in_the_next_worker() {
+    let backend = Arc::new(open(options().crash_budget(100, WAIT).silence(Duration::from_millis(300))));
+    let session = session(Arc::clone(&backend));
+    let signals = [Signal::KILL, Signal::ILL, Signal::ABORT, Signal::STOP, Signal::TERM];
+    for (round, by) in (0_u64..).zip(signals) {
+        let tickets: Vec<_> = (0..50)
+            .map(|n| (n, session.submit(SlotDescriptor::new(0x40).args([n])).expect("submitted")))
+            .collect();
+        signal(backend.worker_pid().expect("a process"), by);
+        for (number, ticket) in tickets {
+            let done = session.wait(&ticket, WAIT).unwrap_or_else(|error| panic!("{by:?}: {error:?}"));
+            assert_eq!(done.result(), u64::from(number) + 1);
+        }
+        until("not recovered", || session.telemetry().recoveries > round);
+    }
+    session.stop().expect("stopped");
+}
+
+fn a_kernel_says_without_being_asked_that_its_worker_is_gone() {
+    let backend = Arc::new(open(options()));
+    let session = session(Arc::clone(&backend));
+    assert_eq!(session.telemetry().recoveries, 0);
+    kill(&backend);
+    until("not recovered", || session.telemetry().recoveries == 1);
+}
+
+fn dropping_the_backend_ends_its_processes() {
+    let backend = open(options().spare(true));
+    until("no spare", || backend.spare_pid().is_some());
+    let pids = [backend.worker_pid(), backend.spare_pid()].map(|pid| pid.expect("a process"));
+    let pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
+    drop(backend);
+    for pid in pids {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
+    }
+    let lost = pipeline.dispatch(&[], &DispatchConfig::new([1, 1, 1])).expect_err("closed");
+    assert!(lost.is_device_loss(), "{lost:?}");
+}
+
+fn main() {
+    hosting::run(tests![
+        crashes_past_the_budget_are_final_and_kills_do_not_count,
+        crashes_are_forgiven_with_time,
+        the_fallback_takes_over_only_when_the_budget_is_spent,
+        a_stopped_worker_is_unresponsive_and_replaced,
+        a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is,
+        a_spare_has_compiled_everything_before_it_is_needed,
+        a_session_goes_on_in_the_next_worker,
+        a_kernel_says_without_being_asked_that_its_worker_is_gone,
+        dropping_the_backend_ends_its_processes,
+    ]);
+}
