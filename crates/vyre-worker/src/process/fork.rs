@@ -257,14 +257,17 @@ fn duplicate_above(fd: RawFd, lowest: RawFd) -> rustix::io::Result<RawFd> {
 
 /// Default actions for all signals, and none blocked: an ignored or blocked one would stay so past `execve`.
 fn reset_signals() {
-    // SAFETY: all zero is a valid `sigaction`: the default action, no flags, an empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // The system calls themselves, as libc keeps two signals to itself. To the kernel, zeros are the default action
+    // with no flags, and the empty mask; its `sigaction` is at most this long.
+    let zeros = [0_u64; 4];
+    let size: libc::size_t = 8;
+    let old = ptr::null_mut::<u64>();
     for signal in 1..=64 {
-        // SAFETY: `default` is a valid action. Those signals that cannot be changed are refused, which is fine.
-        unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+        // SAFETY: `zeros` is a valid action. The two that cannot be changed are refused, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, zeros.as_ptr(), old, size) };
     }
-    // SAFETY: the mask lies in `default` and is initialised: empty.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const default.sa_mask, ptr::null_mut()) };
+    // SAFETY: `zeros` is a valid mask.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, zeros.as_ptr(), old, size) };
 }
 
 fn last_errno() -> Errno {
