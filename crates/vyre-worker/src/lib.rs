@@ -6,13 +6,14 @@
 //!
 //! * [`isolated`] is the parent's side: [`IsolatedBackend`] is a backend like any other, and survives its worker;
 //! * [`host`] is the child's: [`init`], at the top of `main`, makes a process a worker;
-//! * [`process`], [`wire`]: a child, and how to speak with one;
+//! * [`process`], [`sandbox`], [`wire`]: a child, what it may do, and how to speak with it;
 //! * [`server`] pools workers that run one kernel each, [`kernel`] is for writing one.
 
 pub mod host;
 pub mod isolated;
 pub mod kernel;
 pub mod process;
+pub mod sandbox;
 pub mod server;
 pub mod wire;
 

@@ -7,6 +7,7 @@ mod deaths;
 mod launches;
 mod output;
 mod roles;
+mod sandbox;
 mod survival;
 
 use std::process::ExitCode;
@@ -26,8 +27,14 @@ fn main() -> ExitCode {
         let role = args.next().unwrap_or_default();
         return roles::play(&role, &args.collect::<Vec<_>>());
     }
-    let trials =
-        [deaths::trials(), launches::trials(), output::trials(), closed::trials(), survival::trials()];
+    let trials = [
+        deaths::trials(),
+        launches::trials(),
+        output::trials(),
+        closed::trials(),
+        survival::trials(),
+        sandbox::trials(),
+    ];
     let trials = trials.into_iter().flatten().map(|(name, test)| Trial::test(name, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vyre_worker::process::{Exit, Launch, Process};
 
-use super::{PATIENCE, role, until};
+use super::{PATIENCE, role, sandbox, until};
 
 pub(crate) fn play(role: &str, args: &[String]) -> ExitCode {
     let number = |index: usize| args.get(index).and_then(|arg| arg.parse::<usize>().ok()).unwrap_or(0);
@@ -32,6 +32,8 @@ pub(crate) fn play(role: &str, args: &[String]) -> ExitCode {
         "spawn-and-kill" => spawn_and_kill(),
         "ignore-signals" => ignore_signals(),
         "ignore-children" => ignore_children(),
+        "sandboxed" => sandbox::sandboxed(&args[0]),
+        "unsandboxed" => sandbox::unsandboxed(),
         "panicking-subscriber" => panicking_subscriber(),
         _ => return ExitCode::from(99),
     }
