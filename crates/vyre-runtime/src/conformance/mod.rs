@@ -1,9 +1,10 @@
 //! What every backend must compute, as data: vectors of one item each, and scenarios of several.
 //!
 //! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed;
-//! [`run_sessions`] runs the same [`VECTORS`] live.
+//! [`run_sessions`] runs the same [`VECTORS`] live; [`run_gemm`] is for those that have the matrix product.
 
 mod fixture;
+mod gemm;
 mod scenarios;
 mod sessions;
 mod vectors;
@@ -17,6 +18,7 @@ pub use fixture::{
     ADD_ONE, COUNTDOWN, ECHO_OPCODE, FALL_OFF, FAULT, HUNDRED, LATE, LIMITED, NO_QUOTA, NO_WINDOW, SLOTS,
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,
 };
+pub use gemm::{GEMM, GEMM_BINDINGS, gemm_handler, gemm_item, run_gemm};
 pub use scenarios::SCENARIOS;
 pub use sessions::run_sessions;
 pub use vectors::{VECTORS, Vector};

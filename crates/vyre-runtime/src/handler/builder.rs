@@ -56,6 +56,22 @@ impl<'f> HandlerBuilder<'f> {
         self.item.buffer(name)
     }
 
+    /// Calls an external function that this handler declared, once for the workgroup, with scalars and buffers
+    /// in the order of its signature; its results are new locals. Calling another fails the build.
+    ///
+    /// Every invocation has to get here, with the same scalars.
+    pub fn call_external(
+        &mut self,
+        name: &str,
+        args: impl Values,
+        buffers: impl IntoIterator<Item = Buffer>,
+    ) -> Vec<Var> {
+        match self.item.external(name) {
+            Some(external) => self.function.call_external(external, args, buffers),
+            None => Vec::new(),
+        }
+    }
+
     /// Ends the item with a result. Integers and truth values are widened to 64 bits, an `i32` keeping its
     /// sign; an `f32` leaves its bits.
     pub fn complete(&mut self, result: impl Into<Value>) {

@@ -7,14 +7,17 @@
 //! with 0. A `trap(n)` anywhere in it is the same as `fault(n)`. A grid barrier is refused.
 //!
 //! Workgroup handlers are run by all invocations of a workgroup, with the same arguments; the outcome is
-//! what invocation 0 answered. Their workgroup buffers hold whatever an earlier item left in them.
+//! what invocation 0 answered. Their workgroup buffers hold whatever an earlier item left in them. They may
+//! call external functions that the backend brings along
+//! ([`vyre_foundation::externals`]), once for the workgroup; a backend without one of them
+//! refuses the megakernel by the function's name.
 
 mod builder;
 
 use std::fmt;
 use std::sync::Arc;
 
-use vyre_foundation::{BufferAccess, DataType, Granularity, Local, MemorySpace, Node};
+use vyre_foundation::{BufferAccess, DataType, External, Granularity, Local, MemorySpace, Node};
 
 pub use builder::{HandlerBuilder, HandlerSwitch};
 
@@ -125,6 +128,7 @@ pub struct OpcodeHandler {
     replayable: bool,
     bindings: Vec<HandlerBinding>,
     workgroup_buffers: Vec<WorkgroupBuffer>,
+    externals: Vec<External>,
     body: Body,
 }
 
@@ -142,6 +146,7 @@ impl OpcodeHandler {
             replayable: false,
             bindings: Vec::new(),
             workgroup_buffers: Vec::new(),
+            externals: Vec::new(),
             body: Arc::new(body),
         }
     }
@@ -196,6 +201,14 @@ impl OpcodeHandler {
         self
     }
 
+    /// Declares an external function that the body may call by its name; for workgroup handlers. Handlers
+    /// that declare the same name share it, so the signatures must agree.
+    #[must_use]
+    pub fn external(mut self, external: External) -> OpcodeHandler {
+        self.externals.push(external);
+        self
+    }
+
     /// Its opcode.
     pub fn opcode(&self) -> SlotOpcode {
         self.opcode
@@ -224,6 +237,11 @@ impl OpcodeHandler {
     /// The buffers it names.
     pub fn bindings(&self) -> &[HandlerBinding] {
         &self.bindings
+    }
+
+    /// The external functions it declares.
+    pub fn externals(&self) -> &[External] {
+        &self.externals
     }
 
     pub(crate) fn workgroup_buffers(&self) -> &[WorkgroupBuffer] {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use vyre_driver::protocol::{ARG_WORDS, ITEM_PARAMS, ITEM_RESULTS};
 use vyre_driver::{Fault, Status};
-use vyre_foundation::builder::{Buffer, FunctionBuilder, Var};
+use vyre_foundation::builder::{Buffer, ExternalHandle, FunctionBuilder, Var};
 use vyre_foundation::{BinaryOp, DataType, Expr, Function, Literal, MemorySpace, Node, ScalarType};
 
 use super::buffers::ItemBuffers;
@@ -20,6 +20,13 @@ pub(super) const PARAM_NAMES: [&str; 4 + ARG_WORDS] = [
     "a11",
 ];
 
+/// Buffers and external functions, by the names that a handler gave them.
+#[derive(Default)]
+pub(super) struct Names {
+    buffers: Vec<(String, Buffer)>,
+    externals: Vec<(String, ExternalHandle)>,
+}
+
 /// What a handler's body can name.
 pub(crate) struct ItemScope {
     pub(crate) opcode: Var,
@@ -27,7 +34,7 @@ pub(crate) struct ItemScope {
     pub(crate) flags: Var,
     pub(crate) ticket: Var,
     pub(crate) args: [Var; ARG_WORDS],
-    buffers: Vec<(String, Buffer)>,
+    names: Names,
     complaint: RefCell<Option<String>>,
 }
 
@@ -45,7 +52,7 @@ impl ItemScope {
             flags: param(),
             ticket: param(),
             args: std::array::from_fn(|_| param()),
-            buffers: Vec::new(),
+            names: Names::default(),
             complaint: RefCell::default(),
         }
     }
@@ -59,12 +66,23 @@ impl ItemScope {
 
     /// A buffer by the name the handler gave it.
     pub(crate) fn buffer(&self, name: &str) -> Buffer {
-        if let Some(&(_, buffer)) = self.buffers.iter().find(|(known, _)| known == name) {
+        if let Some(&(_, buffer)) = self.names.buffers.iter().find(|(known, _)| known == name) {
             return buffer;
         }
         self.complain(format!("its body names the buffer `{name}`, which it does not declare"));
         let id = vyre_foundation::BufferId(u32::MAX);
         Buffer { id, element: DataType::U32, space: MemorySpace::Global }
+    }
+
+    /// An external function by name.
+    pub(crate) fn external(&self, name: &str) -> Option<&ExternalHandle> {
+        let found = self.names.externals.iter().find(|(known, _)| known == name);
+        if found.is_none() {
+            self.complain(format!(
+                "its body calls the external function `{name}`, which it does not declare"
+            ));
+        }
+        found.map(|(_, external)| external)
     }
 
     /// Notes a mistake; the first is reported.
@@ -79,33 +97,36 @@ pub(super) struct HandlerFunction {
     pub(super) ends_at_once: bool,
 }
 
-/// Builds the function of a registered handler. `own` is its workgroup memory.
+/// Builds the function of a registered handler. `own` is its workgroup memory, `externals` are the functions
+/// that the program declares.
 pub(super) fn handler_function(
     handler: &OpcodeHandler,
     buffers: &ItemBuffers,
     own: Vec<(String, Buffer)>,
+    externals: &[(String, ExternalHandle)],
 ) -> Result<HandlerFunction, MegakernelError> {
     let name = format!("{}_{:x}", handler.name(), handler.opcode().wire());
     let bound = |name: &String| Some((name.clone(), buffers.binding(name)?));
     let bound = handler.bindings().iter().filter_map(|binding| bound(&binding.name));
-    item_function(name, bound.chain(own).collect(), |h| handler.write_body(h)).map_err(|problem| {
-        MegakernelError::InvalidHandler {
-            handler: handler.name().to_owned(),
-            problem,
-            remedy: "correct the handler's body",
-        }
+    let declared = |name: &String| handler.externals().iter().any(|external| external.name == *name);
+    let externals = externals.iter().filter(|(name, _)| declared(name)).cloned().collect();
+    let names = Names { buffers: bound.chain(own).collect(), externals };
+    item_function(name, names, |h| handler.write_body(h)).map_err(|problem| MegakernelError::InvalidHandler {
+        handler: handler.name().to_owned(),
+        problem,
+        remedy: "correct the handler's body",
     })
 }
 
 /// Builds a function from an item's words to its outcome; fails with what is wrong with the body.
 pub(super) fn item_function(
     name: String,
-    buffers: Vec<(String, Buffer)>,
+    names: Names,
     body: impl FnOnce(&mut HandlerBuilder<'_>),
 ) -> Result<HandlerFunction, String> {
     let mut function = FunctionBuilder::new(name);
     let mut scope = ItemScope::params(&mut function);
-    scope.buffers = buffers;
+    scope.names = names;
     for ty in ITEM_RESULTS {
         function.result(ty);
     }

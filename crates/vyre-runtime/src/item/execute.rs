@@ -4,9 +4,9 @@ use vyre_driver::protocol::{ITEM_RESULTS, flags};
 use vyre_driver::{Fault, Status};
 use vyre_foundation::ScalarType::{Bool, U32};
 use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, Operand, ProgramBuilder, Value, Var};
-use vyre_foundation::{Axis, Builtin, Granularity};
+use vyre_foundation::{Axis, Builtin, External, Granularity};
 
-use super::body::{ItemScope, handler_function, item_function};
+use super::body::{ItemScope, Names, handler_function, item_function};
 use super::buffers::{ItemBuffers, declare_workgroup};
 use super::builtins;
 use super::handlers::HandlerTable;
@@ -55,7 +55,7 @@ pub(crate) fn item_functions(
     let mut targets = Vec::with_capacity(handlers.len() + BuiltinOpcode::ALL.len());
     for builtin in BuiltinOpcode::ALL {
         let name = format!("builtin_{}", builtin.name().to_lowercase());
-        let built = item_function(name, Vec::new(), |h| builtins::write(builtin, h, buffers));
+        let built = item_function(name, Names::default(), |h| builtins::write(builtin, h, buffers));
         let built = built.map_err(|problem| MegakernelError::InvalidHandler {
             handler: builtin.name().to_owned(),
             problem,
@@ -73,7 +73,7 @@ pub(crate) fn item_functions(
         targets.push(match handler.granularity_of() {
             Granularity::Workgroup => Target { place: index, opcode, flags: WORKGROUP, function: None },
             Granularity::Lane => {
-                let built = handler_function(handler, buffers, Vec::new())?;
+                let built = handler_function(handler, buffers, Vec::new(), &[])?;
                 let flags = if built.ends_at_once { PACKABLE } else { 0 };
                 let function = Some(program.add_function(built.function));
                 Target { place: index, opcode, flags, function }
@@ -101,11 +101,13 @@ pub(crate) fn workgroup_functions(
     buffers: &ItemBuffers,
     handlers: &HandlerTable,
 ) -> Result<FunctionHandle, MegakernelError> {
+    let external = |external: &External| (external.name.clone(), program.external(external.clone()));
+    let externals: Vec<_> = handlers.externals().iter().map(external).collect();
     let mut targets = Vec::new();
     for (index, handler) in (0_u32..).zip(handlers.iter()) {
         if handler.granularity_of() == Granularity::Workgroup {
             let own = declare_workgroup(program, index, handler);
-            let built = handler_function(handler, buffers, own)?;
+            let built = handler_function(handler, buffers, own, &externals)?;
             let function = program.add_function(built.function);
             targets.push((BUILTIN_COUNTERS + index, handler.opcode().wire(), function));
         }

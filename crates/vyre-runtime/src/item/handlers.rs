@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use vyre_driver::protocol::ARG_WORDS;
 use vyre_foundation::names::check_name;
-use vyre_foundation::{BufferAccess, Granularity, MemorySpace};
+use vyre_foundation::{BufferAccess, External, Granularity, MemorySpace};
 
 use super::buffers::is_reserved_name;
 use crate::error::MegakernelError;
@@ -23,6 +23,7 @@ pub struct HandlerTable {
     handlers: Vec<OpcodeHandler>,
     by_opcode: HashMap<u32, u32>,
     bindings: Vec<HandlerBinding>,
+    externals: Vec<External>,
 }
 
 impl HandlerTable {
@@ -41,6 +42,7 @@ impl HandlerTable {
         }
         let mut by_opcode = HashMap::with_capacity(handlers.len());
         let mut bindings = Bindings::default();
+        let mut externals = Vec::new();
         for (index, handler) in (0_u32..).zip(&handlers) {
             let opcode = handler.opcode();
             if !opcode.is_user() {
@@ -55,8 +57,11 @@ impl HandlerTable {
             for binding in handler.bindings() {
                 bindings.add(binding)?;
             }
+            for external in handler.externals() {
+                add_external(&mut externals, handler, external)?;
+            }
         }
-        Ok(HandlerTable { handlers, by_opcode, bindings: bindings.list })
+        Ok(HandlerTable { handlers, by_opcode, bindings: bindings.list, externals })
     }
 
     /// How many there are.
@@ -88,6 +93,11 @@ impl HandlerTable {
     /// The buffers that the handlers name, joined by name, in the order of first mention.
     pub fn bindings(&self) -> &[HandlerBinding] {
         &self.bindings
+    }
+
+    /// The external functions that the handlers declare, each once, in the order of first mention.
+    pub fn externals(&self) -> &[External] {
+        &self.externals
     }
 
     /// Opcodes whose items a whole workgroup runs, sorted.
@@ -143,6 +153,31 @@ fn check_handler(handler: &OpcodeHandler) -> Result<(), MegakernelError> {
             "it has workgroup memory but runs on one lane".to_owned(),
             "give it workgroup granularity",
         );
+    }
+    if let (Granularity::Lane, Some(external)) = (handler.granularity_of(), handler.externals().first()) {
+        return refuse(
+            format!("it declares the external function `{external}` but runs on one lane"),
+            "give it workgroup granularity",
+        );
+    }
+    Ok(())
+}
+
+fn add_external(
+    known: &mut Vec<External>,
+    handler: &OpcodeHandler,
+    external: &External,
+) -> Result<(), MegakernelError> {
+    match known.iter().find(|known| known.name == external.name) {
+        None => known.push(external.clone()),
+        Some(known) if known == external => {}
+        Some(known) => {
+            return Err(MegakernelError::InvalidHandler {
+                handler: handler.name().to_owned(),
+                problem: format!("it declares `{external}`, and another handler `{known}`"),
+                remedy: "declare one signature for each external function",
+            });
+        }
     }
     Ok(())
 }
