@@ -216,19 +216,29 @@ fn without_a_policy_the_loss_is_the_answer_until_somebody_recovers() {
 }
 
 #[test]
-fn an_item_is_replayed_once_and_not_again() {
+fn an_item_is_replayed_after_every_kill_and_after_one_loss_that_may_be_its_doing() {
     let (backend, session) = start(1, SessionOptions::new());
     let held = submit(&session, GATED, &[0, 7]);
-    until_claimed(&session, 1);
-    backend.lose("once");
-    until_recovered(&session, 1);
-    until_claimed(&session, 1);
-    let fresh = submit(&session, GATED, &[0, 9]);
-    backend.lose("twice");
-    until_recovered(&session, 2);
+    for kills in 1..=3 {
+        until_claimed(&session, 1);
+        backend.lose("killed");
+        until_recovered(&session, kills);
+    }
     set_gate(&session, 0, true);
-    assert_eq!(answer(&session, &held), Err(Fault::DeviceLost));
-    assert_eq!(answer(&session, &fresh), Ok(9));
+    assert_eq!(answer(&session, &held), Ok(7));
+
+    set_gate(&session, 0, false);
+    let suspect = submit(&session, GATED_ONCE, &[0, 8]);
+    until_claimed(&session, 1);
+    // Not begun at the first loss, and begun at the second.
+    let behind = submit(&session, GATED, &[0, 9]);
+    for losses in 4..=5 {
+        backend.lose_by(LossCause::Fault, "a fault");
+        until_recovered(&session, losses);
+        until_claimed(&session, u64::from(losses == 4));
+    }
+    assert_eq!(answer(&session, &suspect), Err(Fault::DeviceLost));
+    assert_eq!(answer(&session, &behind), Err(Fault::DeviceLost));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use vyre_driver::io_queue::HostIo;
 use vyre_driver::layout::{ABORT_FLAG, HOST_LEASE};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
-use vyre_driver::{BackendError, Fault, KernelState, Loss, ResidentKernel, StartRequest};
+use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause, ResidentKernel, StartRequest};
 
 use super::replay::Interruption;
 use super::report::RecoveryReport;
@@ -256,7 +256,7 @@ impl Shared {
         if std::mem::take(&mut control.cut_short) {
             tracing::warn!(session = self.id, "the kernel left items unfinished");
             let mut report = RecoveryReport::new(0, self.generation(), &Loss::fault("cut short"));
-            self.sort_out(head, Interruption::CutShort, &mut report);
+            self.sort_out(head, Interruption::CutShort, LossCause::Killed, &mut report);
             self.mark_replayed(&self.unanswered_below(head));
         }
         self.launch(control, None)

@@ -181,6 +181,7 @@ impl Shared {
         self.sort_out(
             head,
             if restored { Interruption::Restored } else { Interruption::StateLost },
+            loss.cause,
             &mut recovery.report,
         );
         // Nothing of the last kernel is left to be sorted out.
@@ -190,7 +191,10 @@ impl Shared {
         recovery.head = None;
         let again = self.unanswered_below(head);
         self.launch(control, None)?;
-        self.mark_replayed(&again);
+        // What a kill from outside interrupted may run again however often that happens.
+        if loss.cause.has_suspects() {
+            self.mark_replayed(&again);
+        }
         recovery.report.replayed += again.len() as u64;
         Ok(())
     }

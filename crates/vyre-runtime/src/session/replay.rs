@@ -5,9 +5,9 @@
 //!
 //! | the ticket was submitted | its handler | answer |
 //! |---|---|---|
-//! | before the loss was noticed | replayable, and all it touches can be put back | it runs, once more at most |
+//! | before the loss was noticed | replayable, and all it touches can be put back | it runs again, once at most after losses with suspects |
 //! | before | declared replayable, but touches volatile state | fault, state lost |
-//! | before | not replayable, or replayed before | fault, device lost |
+//! | before | not replayable, or replayed before and again a loss with suspects | fault, device lost |
 //! | after | touches volatile state | fault, state lost |
 //! | after | any other | it runs, for the first time |
 //!
@@ -17,9 +17,9 @@
 //! A kernel whose lease ran out while an item did not end has lost nothing but may have cut items short: the
 //! same table applies to those, volatile state and repetition apart.
 
-use vyre_driver::Fault;
 use vyre_driver::protocol::opcode;
 use vyre_driver::ring::SlotImage;
+use vyre_driver::{Fault, LossCause};
 
 use super::report::RecoveryReport;
 use super::shared::{Shared, lock};
@@ -85,7 +85,13 @@ pub(super) fn touches_volatile(handlers: &HandlerTable, image: &SlotImage) -> bo
 
 impl Shared {
     /// Fails what may not run. The items below `head` may have been begun.
-    pub(super) fn sort_out(&self, head: u64, after: Interruption, report: &mut RecoveryReport) {
+    pub(super) fn sort_out(
+        &self,
+        head: u64,
+        after: Interruption,
+        cause: LossCause,
+        report: &mut RecoveryReport,
+    ) {
         let handlers = self.plan.handlers();
         let replayed = lock(&self.replayed);
         let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
@@ -93,7 +99,8 @@ impl Shared {
         self.ring.for_each_unacknowledged(|ticket, image| {
             let volatile = after == Interruption::StateLost && touches_volatile(handlers, &image);
             let last = replayed.get((ticket & mask) as usize).copied();
-            let again = after != Interruption::CutShort && last == Some(ticket.wrapping_add(1));
+            let convicts = after != Interruption::CutShort && cause.has_suspects();
+            let again = convicts && last == Some(ticket.wrapping_add(1));
             if ticket < head && (again || !may_replay(handlers, &image)) {
                 faults.push((ticket, Fault::DeviceLost));
             } else if volatile {
