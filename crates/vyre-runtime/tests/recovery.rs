@@ -230,12 +230,12 @@ fn an_item_is_replayed_after_every_kill_and_after_one_loss_that_may_be_its_doing
     set_gate(&session, 0, false);
     let suspect = submit(&session, GATED_ONCE, &[0, 8]);
     until_claimed(&session, 1);
-    // Not begun at the first loss, and begun at the second.
+    // Not begun at the first of these losses, and begun at the others.
     let behind = submit(&session, GATED, &[0, 9]);
-    for losses in 4..=5 {
-        backend.lose_by(LossCause::Fault, "a fault");
+    for (losses, cause) in [(4, LossCause::Fault), (5, LossCause::Killed), (6, LossCause::Fault)] {
+        backend.lose_by(cause, "a test");
         until_recovered(&session, losses);
-        until_claimed(&session, u64::from(losses == 4));
+        until_claimed(&session, u64::from(losses < 6));
     }
     assert_eq!(answer(&session, &suspect), Err(Fault::DeviceLost));
     assert_eq!(answer(&session, &behind), Err(Fault::DeviceLost));
