@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use vyre_driver::{BackendError, VyreBackend};
 
+use crate::sandbox::{self, Sandbox};
 use crate::wire::handshake::{self, HandshakeError};
 use crate::wire::{ArenaView, Channel};
 use lanes::EXIT_SYSTEM;
@@ -86,6 +87,7 @@ impl Registry {
 /// What HELLO's configuration holds for a host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HostConfig {
+    pub(crate) strict: bool,
     pub(crate) backend: Vec<u8>,
 }
 
@@ -142,6 +144,8 @@ fn become_host(registry: &Registry, socket: OwnedFd) -> Result<(Arc<Service>, Ch
         let config: HostConfig = message::decode(&hello.config).map_err(|error| start(&error))?;
         let arena = ArenaView::attach(arena, hello.arena_bytes).map_err(|error| start(&error))?;
         let backend = registry.open(&hello.worker, &config.backend)?;
+        let sandbox = if config.strict { Sandbox::Strict } else { Sandbox::None };
+        sandbox::enter(sandbox).map_err(|error| start(&error))?;
         Ok(Arc::new(Service::new(backend, arena)))
     };
     match opened() {

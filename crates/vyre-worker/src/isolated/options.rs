@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use vyre_driver::VyreBackend;
 
+use crate::sandbox::Sandbox;
+
 /// How to host a backend in a worker. Every wait has a default that suits a CPU; a device's first compilation
 /// may need longer.
 #[derive(Clone)]
@@ -16,6 +18,7 @@ pub struct IsolatedOptions {
     pub(super) config: Vec<u8>,
     pub(super) program: Option<PathBuf>,
     pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) sandbox: Sandbox,
     pub(super) arena_bytes: u64,
     pub(super) start_deadline: Duration,
     pub(super) call_deadline: Duration,
@@ -38,6 +41,7 @@ impl IsolatedOptions {
             config: Vec::new(),
             program: None,
             env: Vec::new(),
+            sandbox: Sandbox::None,
             arena_bytes: 64 << 20,
             start_deadline: Duration::from_secs(30),
             call_deadline: Duration::from_secs(60),
@@ -68,6 +72,12 @@ impl IsolatedOptions {
     /// A variable for the worker beside those that are passed on anyway.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> IsolatedOptions {
         self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// What the worker denies itself once its backend is open. Default: [`Sandbox::None`].
+    pub fn sandbox(mut self, sandbox: Sandbox) -> IsolatedOptions {
+        self.sandbox = sandbox;
         self
     }
 
@@ -141,6 +151,7 @@ impl fmt::Debug for IsolatedOptions {
         f.debug_struct("IsolatedOptions")
             .field("backend", &self.backend)
             .field("program", &self.program)
+            .field("sandbox", &self.sandbox)
             .field("spare", &self.spare)
             .finish_non_exhaustive()
     }

@@ -13,6 +13,7 @@ use crate::host::service::{Descriptors, Service};
 use crate::host::status::{STATUS_BYTES, Standing, StatusReader};
 use crate::host::{self, HostConfig, WORKER_FD, WORKER_VARIABLE};
 use crate::process::{Launch, Process};
+use crate::sandbox::Sandbox;
 use crate::wire::handshake::{self, HandshakeError, Hello};
 use crate::wire::{ArenaView, Channel, Frame, MAX_PAYLOAD, Staging, TransferArena, WireError};
 use rustix::net::Shutdown;
@@ -148,7 +149,8 @@ impl Worker {
         )?;
         let process = Arc::new(process);
         started(&process);
-        let config = HostConfig { backend: options.config.clone() };
+        let config =
+            HostConfig { strict: options.sandbox == Sandbox::Strict, backend: options.config.clone() };
         let config = encode(&config).map_err(|error| StartError::Version { got: error.to_string() })?;
         let hello = Hello::new(host::worker_name(&options.backend), arena.capacity(), config);
         if let Err(error) = handshake::connect(&first, &hello, &[arena.fd()], until) {
