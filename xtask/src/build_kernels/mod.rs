@@ -105,7 +105,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("error: --arch {other} is not an architecture of --platform: drop one of the two");
         return Ok(ExitCode::from(WRONG_USAGE));
     }
-    let kernels = Kernel::all(&options.vir)?;
+    let kernels = match Kernel::all(&options.vir) {
+        Ok(kernels) => kernels,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let plan = match Plan::make(&compiler, &options.arch, wants) {
         Ok(plan) => plan,
         Err(error) if error.is_missing_compiler() => {
