@@ -1,5 +1,6 @@
 //! Development tasks of the Vyre workspace: `cargo xtask help` lists them.
 
+mod bench;
 mod build_kernels;
 mod ci;
 mod dependencies;
@@ -29,6 +30,8 @@ enum Task {
     BuildKernels(build_kernels::Options),
     /// Runs one conformance suite on every GPU of this machine, and on the CPU backend.
     TestGpu(test_gpu::Options),
+    /// Measures the ring against what else one could do.
+    Bench(bench::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -36,5 +39,6 @@ fn main() -> Result<ExitCode> {
         Task::Ci { steps } => ci::run(&steps).map(|()| ExitCode::SUCCESS),
         Task::BuildKernels(options) => build_kernels::run(&options),
         Task::TestGpu(options) => test_gpu::run(&options),
+        Task::Bench(options) => bench::run(&options),
     }
 }

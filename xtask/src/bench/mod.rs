@@ -1,0 +1,147 @@
+//! `cargo xtask bench`: what the ring costs, against what else one could do, in one run.
+//!
+//! * `items` says what is computed, and what must come back;
+//! * `session`, `opponents`, `products`, `gpu` have the turns; `measure` lets them alternate;
+//! * `suite` says who meets whom; `statistics`, `report` and `machine` what is written about it.
+//!
+//! docs/benchmarks.md says what each row counts and does not claim. Absent on purpose: bars. A figure is wrong or
+//! right here; whether it is good is for people who know the machine.
+
+mod gpu;
+mod items;
+mod machine;
+mod measure;
+mod opponents;
+mod products;
+mod report;
+mod session;
+mod statistics;
+mod suite;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use vyre_cpu::CpuBackend;
+use vyre_driver::VyreBackend;
+use vyre_hip::HipBackend;
+
+use machine::Machine;
+use report::{Outcome, Row};
+use suite::{BATCHES, PRODUCERS, Suite};
+
+/// What to measure, and where to write it.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Fewer rounds of smaller turns: to see that everything works, not for figures to quote.
+    #[arg(long)]
+    quick: bool,
+    /// What to measure on.
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    backend: Choice,
+    /// Write every row to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Seconds of rounds for each backend, 60 by default and 10 with --quick; preparing comes on top, and every
+    /// measurement has three rounds, however long they take.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u32>,
+    /// The commit to write down where there is no checkout to ask, as in a bundle.
+    #[arg(long, value_name = "NAME")]
+    commit: Option<String>,
+}
+
+/// Backends to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Cpu,
+    Hip,
+    All,
+}
+
+/// A backend under measurement, or why it is none.
+struct Subject {
+    name: &'static str,
+    opened: Result<Opened, String>,
+}
+
+/// The session's backend, and the device itself for the opponents that launch by hand.
+struct Opened {
+    backend: Arc<dyn VyreBackend>,
+    hip: Option<Arc<HipBackend>>,
+}
+
+/// The one place where backends come from.
+fn subjects(choice: Choice) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    if choice != Choice::Hip {
+        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        subjects.push(Subject { name: "cpu", opened: Ok(Opened { backend, hip: None }) });
+    }
+    if choice != Choice::Cpu {
+        let opened = HipBackend::open(0).map(|hip| {
+            let hip = Arc::new(hip);
+            Opened { backend: Arc::clone(&hip) as Arc<dyn VyreBackend>, hip: Some(hip) }
+        });
+        subjects.push(Subject { name: "hip", opened: opened.map_err(|error| error.to_string()) });
+    }
+    subjects
+}
+
+/// Starts the same command again, optimised: `cargo xtask` builds for development, whose figures mean nothing.
+fn in_release() -> Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let status = Command::new(cargo)
+        .args(["run", "--release", "--quiet", "--manifest-path", manifest, "--"])
+        .args(std::env::args_os().skip(1))
+        .status()
+        .context("starting cargo for an optimised build; or build with `--release`")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures. The exit status is 0 if there are figures and nothing was wrong.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        return in_release();
+    }
+    ensure!(options.seconds != Some(0), "--seconds is 0; give every measurement time, at least 1");
+    let mut machine = Machine::look(options.commit.as_deref());
+    let seconds = options.seconds.unwrap_or(if options.quick { 10 } else { 60 });
+    let mut rows = Vec::new();
+    for Subject { name, opened } in subjects(options.backend) {
+        match opened {
+            Ok(opened) => {
+                machine.devices.push((name.to_owned(), opened.backend.identity().device.clone()));
+                let suite = Suite::new(name, opened, options.quick, Duration::from_secs(seconds.into()));
+                rows.extend(suite.run());
+            }
+            Err(reason) => rows.push(Row {
+                backend: name.to_owned(),
+                group: "everything",
+                name: "all measurements".to_owned(),
+                curve: None,
+                x: None,
+                outcome: Outcome::NotMeasured { reason },
+            }),
+        }
+    }
+    print!("{machine}{}", report::table(&rows));
+    if let Some(path) = &options.json {
+        report::write_json(path, &machine, &rows)?;
+    }
+    if let Some(folder) = &options.report {
+        for path in report::plot(folder, &rows)? {
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    let failed = rows.iter().any(|row| matches!(row.outcome, Outcome::Failed { .. }));
+    let measured = rows.iter().any(|row| matches!(row.outcome, Outcome::Measured { .. }));
+    Ok(if measured && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,374 @@
+//! Who meets whom: the groups of measurements of one backend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use vyre_driver::VyreBackend;
+use vyre_driver::wait::WaitStrategy;
+
+use super::Opened;
+use super::gpu::{Echo, Gpu, GpuProducts, Launches, NO_GRAPHS};
+use super::items::ScanData;
+use super::measure::{Contestant, Turn, contest, outcome_of};
+use super::opponents::{self, ScanDispatch, WorkDispatch};
+use super::products::ProductData;
+use super::report::{Figure, Outcome, Row};
+use super::session::{self, Feed, Load, Ring};
+
+pub(super) const LAUNCHES: &str = "launches";
+pub(super) const ONE_ITEM: &str = "one item";
+pub(super) const BATCHES: &str = "items by batch";
+pub(super) const PRODUCERS: &str = "items by producers";
+pub(super) const SCANS: &str = "scans of 1 KiB";
+pub(super) const PRODUCTS: &str = "products of 64 cubed";
+pub(super) const WORK: &str = "long items";
+pub(super) const IDLE: &str = "idle";
+const GROUPS: u32 = 8;
+
+const RING: &str = "ring";
+const DISPATCH: &str = "one dispatch each";
+const LAUNCH: &str = "one launch each, by hand";
+
+/// Something that may be missing, with what its rows say then.
+type Opening<T> = Result<T, Outcome>;
+
+/// The measurements of one backend.
+pub(super) struct Suite {
+    name: &'static str,
+    backend: Arc<dyn VyreBackend>,
+    gpu: Opening<Gpu>,
+    is_quick: bool,
+    /// Of a group.
+    budget: Duration,
+    scans: Arc<ScanData>,
+    products: Arc<ProductData>,
+}
+
+impl Suite {
+    pub(super) fn new(name: &'static str, opened: Opened, is_quick: bool, budget: Duration) -> Suite {
+        let pieces = if is_quick { 1000 } else { 10_000 };
+        let gpu = match &opened.hip {
+            Some(hip) => open(Gpu::new(hip)),
+            None => Err(not_measured("this backend launches nothing on a GPU")),
+        };
+        Suite {
+            name,
+            backend: opened.backend,
+            gpu,
+            is_quick,
+            budget: budget / GROUPS,
+            scans: Arc::new(ScanData::new(pieces)),
+            products: Arc::new(ProductData::new(pieces.into())),
+        }
+    }
+
+    /// Everything, group after group.
+    pub(super) fn run(&self) -> Vec<Row> {
+        let launches = self.with_gpu(|gpu| Launches::new(gpu, &self.scans));
+        let echo = self.with_gpu(Echo::new);
+        let products = self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products));
+        let ring = self.ring(Load::Nothing);
+        let mut rows = self.launches(&launches);
+        rows.extend(self.one_item(&ring, &echo));
+        rows.extend(self.batches(&ring));
+        rows.extend(self.producers(&ring));
+        rows.extend(self.scans(&launches));
+        rows.extend(self.products(&products));
+        rows.extend(self.work(&ring, &launches));
+        rows.extend(self.idle(&ring));
+        rows
+    }
+
+    fn with_gpu<'g, T>(&'g self, make: impl FnOnce(&'g Gpu) -> Result<T>) -> Opening<T> {
+        self.gpu.as_ref().map_err(Clone::clone).and_then(|gpu| open(make(gpu)))
+    }
+
+    fn ring(&self, load: Load) -> Opening<Ring> {
+        if !self.backend.capabilities().persistent {
+            return Err(not_measured("the backend keeps no kernel resident"));
+        }
+        open(Ring::new(&self.backend, load))
+    }
+
+    fn is_cpu(&self) -> bool {
+        self.name == "cpu"
+    }
+
+    /// A size of turns.
+    fn scaled(&self, items: u32) -> u32 {
+        if self.is_quick { (items / 8).max(4) } else { items }
+    }
+
+    /// Items of a turn that feeds as many as it can: a GPU runs a hundred times as many.
+    fn fed_items(&self) -> u32 {
+        self.scaled(if self.is_cpu() { 1 << 18 } else { 1 << 21 })
+    }
+
+    fn contest(&self, group: &'static str, contestants: Vec<Contestant<'_>>) -> Vec<Row> {
+        contest(group, self.name, self.budget, contestants)
+    }
+
+    fn launches(&self, launches: &Opening<Launches<'_>>) -> Vec<Row> {
+        let (waited, enqueued) = (self.scaled(1000), self.scaled(8000));
+        self.contest(
+            LAUNCHES,
+            vec![
+                take_turns("a launch and waiting for it", launches, move |it, round| {
+                    it.one_by_one(round, waited)
+                }),
+                take_turns("launches back to back", launches, move |it, round| {
+                    it.back_to_back(round, enqueued)
+                }),
+                Contestant::without("graph of single kernels", self.no_graphs()),
+            ],
+        )
+    }
+
+    fn no_graphs(&self) -> Outcome {
+        self.gpu.as_ref().err().cloned().unwrap_or_else(|| not_measured(NO_GRAPHS))
+    }
+
+    fn one_item(&self, ring: &Opening<Ring>, echo: &Opening<Echo<'_>>) -> Vec<Row> {
+        let items = self.scaled(4000);
+        let mut all = vec![
+            take_turns("echo kernel, by hand", echo, move |echo, round| echo.turn(round, items)),
+            take_turns("ring, waiting by spinning", ring, move |ring, round| {
+                ring.one_item(WaitStrategy::Spin, round, items)
+            }),
+            take_turns("ring, waiting by parking", ring, move |ring, round| {
+                ring.one_item(WaitStrategy::Park, round, items)
+            }),
+        ];
+        if self.is_cpu() {
+            all.push(Contestant::new("queue pair", move |round| opponents::queues_one_item(round, items)));
+            all.push(Contestant::new("function call", move |round| opponents::call(round, items)));
+        }
+        self.contest(ONE_ITEM, all)
+    }
+
+    fn batches(&self, ring: &Opening<Ring>) -> Vec<Row> {
+        let items = self.fed_items();
+        let mut all = self.queues(1, items, "queue pair, one by one", 1.0);
+        for batch in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
+            let feed = Feed { producers: 1, batch, items };
+            all.push(
+                take_turns(format!("ring, {batch} at once"), ring, move |ring, round| ring.feed(round, feed))
+                    .at(RING, batch.into()),
+            );
+        }
+        if self.is_cpu() {
+            all.push(Contestant::new("function call", move |round| opponents::calls(round, items)));
+        }
+        self.contest(BATCHES, all)
+    }
+
+    fn producers(&self, ring: &Opening<Ring>) -> Vec<Row> {
+        let items = self.fed_items();
+        let mut all = Vec::new();
+        for producers in [1, 2, 4, 8] {
+            let x = f64::from(producers);
+            let numbers = move |_| opponents::compare_and_swaps(producers, items);
+            let name = |what: &str| format!("{what}, {producers} threads");
+            all.push(
+                Contestant::new(name("compare-and-swap loop"), numbers)
+                    .at("compare-and-swap loop", x)
+                    .new_heat(),
+            );
+            all.extend(self.queues(producers, items, &name("queue pair"), x));
+            for (batch, curve) in [(1, "ring, one by one"), (32, "ring, 32 at once")] {
+                let feed = Feed { producers, batch, items };
+                all.push(
+                    take_turns(name(curve), ring, move |ring, round| ring.feed(round, feed)).at(curve, x),
+                );
+            }
+        }
+        self.contest(PRODUCERS, all)
+    }
+
+    /// The queues run on the host's threads, so they are opponents of the host's backend only.
+    fn queues(&self, producers: u32, items: u32, name: &str, x: f64) -> Vec<Contestant<'static>> {
+        let turn = move |round| opponents::queues(round, producers, items);
+        let pair = self.is_cpu().then(|| Contestant::new(name, turn).at("queue pair", x));
+        pair.into_iter().collect()
+    }
+
+    fn scans(&self, launches: &Opening<Launches<'_>>) -> Vec<Row> {
+        let (ring, data) = (self.ring(Load::Scans(Arc::clone(&self.scans))), &self.scans);
+        let dispatch = open(ScanDispatch::new(&self.backend, data));
+        let count = data.pieces();
+        let mut all = vec![
+            take_turns(format!("{count} launches by hand, back to back"), launches, |it, round| {
+                it.scan_each(round)
+            }),
+            take_turns(format!("{count} dispatches"), &dispatch, ScanDispatch::each),
+            take_turns(format!("ring, {count} items"), &ring, Ring::scan),
+            take_turns("one dispatch over all", &dispatch, ScanDispatch::all),
+            take_turns("one launch by hand over all", launches, |it, round| it.scan_all(round)),
+        ];
+        if self.is_cpu() {
+            let calls = move |round| opponents::scan_calls(data, round);
+            all.push(Contestant::new(format!("{count} function calls, one thread"), calls));
+        }
+        self.contest(SCANS, all)
+    }
+
+    fn products(&self, gpu: &Opening<GpuProducts>) -> Vec<Row> {
+        let (data, count) = (&self.products, self.products.count);
+        let ring = self.ring(Load::Products(Arc::clone(data)));
+        let mut all = vec![
+            take_turns(format!("{count} launches, back to back"), gpu, GpuProducts::each),
+            Contestant::without("graph of single launches", self.no_graphs()),
+            take_turns(format!("ring, {count} items"), &ring, Ring::products),
+            take_turns("one batched launch", gpu, GpuProducts::batched),
+        ];
+        if self.is_cpu() {
+            let calls = move |round| data.calls(round);
+            all.push(Contestant::new(format!("{count} function calls, one thread"), calls));
+            all.push(Contestant::new("one batched call, all threads", move |round| data.one_call(round)));
+        }
+        self.contest(PRODUCTS, all)
+    }
+
+    /// One item at a time, longer and longer, and from where on a launch of its own answers sooner.
+    fn work(&self, ring: &Opening<Ring>, launches: &Opening<Launches<'_>>) -> Vec<Row> {
+        let dispatch = open(WorkDispatch::new(&self.backend));
+        let mut all = Vec::new();
+        for units in [1_u32, 4, 16, 64, 256, 1024, 4096, 16_384] {
+            let (x, items) = (f64::from(units), self.scaled((1 << 18) / (units + 1024)));
+            let name = |what: &str| format!("{what}, {units} units");
+            all.push(
+                take_turns(name(RING), ring, move |ring, round| ring.work(round, items, units))
+                    .at(RING, x)
+                    .new_heat(),
+            );
+            all.push(
+                take_turns(name(DISPATCH), &dispatch, move |it, round| it.turn(round, items, units))
+                    .at(DISPATCH, x),
+            );
+            all.push(
+                take_turns(name(LAUNCH), launches, move |it, round| it.work(round, items, units))
+                    .at(LAUNCH, x),
+            );
+            if self.is_cpu() {
+                let turn = move |round| opponents::work_calls(round, items, units);
+                all.push(Contestant::new(name("function call"), turn).at("function call", x));
+            }
+        }
+        let mut rows = self.contest(WORK, all);
+        for (name, curve) in [("a dispatch is faster", DISPATCH), ("a launch by hand is faster", LAUNCH)] {
+            rows.push(Row {
+                backend: self.name.to_owned(),
+                group: WORK,
+                name: name.to_owned(),
+                curve: None,
+                x: None,
+                outcome: cross_over(&rows, curve),
+            });
+        }
+        rows
+    }
+
+    fn idle(&self, ring: &Opening<Ring>) -> Vec<Row> {
+        let pause = Duration::from_millis(if self.is_quick { 100 } else { 500 });
+        let (rest, items) = (Duration::from_millis(10), self.scaled(80));
+        self.contest(
+            IDLE,
+            vec![
+                Contestant::new("no session", move |_| {
+                    Ok(Turn { acknowledged: 0, sample: session::cpu_time_of_a_pause(pause) })
+                }),
+                take_turns("idle session, this process", ring, move |ring, round| ring.idle(round, pause)),
+                Contestant::without("looks at the bus", not_measured("no kernel keeps a count of them")),
+                Contestant::without("watts over idle", not_measured("no backend reads the device's power")),
+                take_turns("one item after 10 ms of rest", ring, move |ring, round| {
+                    ring.after_a_pause(round, items, rest)
+                }),
+            ],
+        )
+    }
+}
+
+fn not_measured(reason: &str) -> Outcome {
+    Outcome::NotMeasured { reason: reason.to_owned() }
+}
+
+fn open<T>(made: Result<T>) -> Opening<T> {
+    made.map_err(|error| outcome_of(&error))
+}
+
+/// A contestant that needs something which may be missing.
+fn take_turns<'b, T>(
+    name: impl Into<String>,
+    opening: &'b Opening<T>,
+    turn: impl Fn(&'b T, u64) -> Result<Turn> + 'b,
+) -> Contestant<'b> {
+    match opening {
+        Ok(it) => Contestant::new(name, move |round| turn(it, round)),
+        Err(outcome) => Contestant::without(name, outcome.clone()),
+    }
+}
+
+/// From how many units of work on a curve is below the ring's.
+fn cross_over(rows: &[Row], curve: &str) -> Outcome {
+    let at = |curve: &str| -> Option<Vec<(f64, f64)>> {
+        let points = rows.iter().filter(|row| row.curve == Some(curve));
+        points.map(|row| row.x.zip(row.median_us())).collect()
+    };
+    let (Some(ring), Some(other)) = (at(RING), at(curve)) else {
+        return not_measured("one of the two curves has a point missing");
+    };
+    let Some(&(up_to_units, _)) = ring.last() else {
+        return not_measured("there are no curves");
+    };
+    let wins = ring.iter().zip(&other).map(|((_, ring), (_, other))| other < ring);
+    let last_loss = wins.clone().enumerate().filter(|(_, wins)| !wins).map(|(at, _)| at + 1).next_back();
+    let from_units = ring.get(last_loss.unwrap_or(0)).map(|&(units, _)| units);
+    Outcome::Measured {
+        figure: Figure::CrossOver { from_units, up_to_units },
+        acknowledged: acknowledged(rows, RING) + acknowledged(rows, curve),
+        rounds: 0,
+        speed: None,
+    }
+}
+
+fn acknowledged(rows: &[Row], curve: &str) -> u64 {
+    let of = |row: &Row| match row.outcome {
+        Outcome::Measured { acknowledged, .. } => acknowledged,
+        _ => 0,
+    };
+    rows.iter().filter(|row| row.curve == Some(curve)).map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::rate;
+    use super::*;
+
+    fn curve(name: &'static str, heights: [f64; 3]) -> Vec<Row> {
+        let points = [1.0, 4.0, 16.0].into_iter().zip(heights);
+        points.map(|(x, height)| rate(name, height, Some((name, x)))).collect()
+    }
+
+    fn from(ring: [f64; 3], launch: [f64; 3]) -> Option<f64> {
+        let rows = [curve(RING, ring), curve(LAUNCH, launch)].concat();
+        match cross_over(&rows, LAUNCH) {
+            Outcome::Measured { figure: Figure::CrossOver { from_units, up_to_units: 16.0 }, .. } => {
+                from_units
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_cross_over_is_where_a_launch_wins_for_good() {
+        assert_eq!(from([1.0, 2.0, 9.0], [5.0, 5.0, 5.0]), Some(16.0));
+        assert_eq!(from([1.0, 6.0, 3.0], [5.0, 5.0, 5.0]), None, "won once, by chance");
+        assert_eq!(from([9.0, 9.0, 9.0], [5.0, 5.0, 5.0]), Some(1.0));
+        let mut rows = [curve(RING, [1.0; 3]), curve(LAUNCH, [2.0; 3])].concat();
+        if let Some(row) = rows.last_mut() {
+            row.outcome = Outcome::Failed { reason: "wrong".to_owned() };
+        }
+        assert!(matches!(cross_over(&rows, LAUNCH), Outcome::NotMeasured { .. }));
+    }
+}
