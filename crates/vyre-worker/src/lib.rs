@@ -19,3 +19,10 @@ pub mod wire;
 
 pub use host::{Registry, init};
 pub use isolated::{IsolatedBackend, IsolatedOptions, Replacement, StartError};
+/// The traits that a hosted backend implements, and an isolated one as well.
+pub use vyre_driver as driver;
+/// The programs that the traits speak of.
+pub use vyre_foundation as foundation;
+
+#[cfg(fuzzing)]
+pub use host::fuzzing;

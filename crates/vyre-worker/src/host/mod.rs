@@ -16,6 +16,8 @@
 //! Absent on purpose: any concrete backend, and any decision about recovery.
 
 pub(crate) mod failure;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod lanes;
 pub(crate) mod message;
 pub(crate) mod service;
@@ -145,6 +147,9 @@ fn become_host(registry: &Registry, socket: OwnedFd) -> Result<(Arc<Service>, Ch
         let arena = ArenaView::attach(arena, hello.arena_bytes).map_err(|error| start(&error))?;
         let backend = registry.open(&hello.worker, &config.backend)?;
         let sandbox = if config.strict { Sandbox::Strict } else { Sandbox::None };
+        if config.strict {
+            keep_heaps();
+        }
         sandbox::enter(sandbox).map_err(|error| start(&error))?;
         Ok(Arc::new(Service::new(backend, arena)))
     };
@@ -158,5 +163,16 @@ fn become_host(registry: &Registry, socket: OwnedFd) -> Result<(Arc<Service>, Ch
             handshake::refuse(&channel, code, &text).map_err(|error| error.to_string())?;
             Err(text)
         }
+    }
+}
+
+/// Before glibc's allocator makes a thread's heap smaller for the first time, it opens
+/// /proc/sys/vm/overcommit_memory, which a strict sandbox answers with the end of the process. So heaps, of 64 MiB
+/// at most, are never made smaller; large blocks are not in them, and go back to the system all the same.
+fn keep_heaps() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number that the allocator reads; it may be called at any time.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
     }
 }

@@ -18,8 +18,7 @@ use vyre_foundation::{ValidatedProgram, validate, wire};
 
 use super::failure::Failure;
 use super::message::{
-    Answer, Bound, Description, MAX_MESSAGE, Outcome, Place, Range, Reply, Request, State, buffer_desc,
-    dispatch_config,
+    Answer, Bound, Description, Outcome, Place, Range, Reply, Request, State, buffer_desc, dispatch_config,
 };
 use super::status::StatusWriter;
 use crate::wire::ArenaView;
@@ -117,7 +116,7 @@ impl Service {
             }
             Request::Read { buffer, byte_offset, to } => {
                 let handle = self.buffers.get(buffer)?;
-                let mut bytes = room_for(to)?;
+                let mut bytes = self.room_for(to)?;
                 self.backend.read_buffer(handle, byte_offset, &mut bytes)?;
                 self.copy_to_arena(to, &bytes)?;
                 Ok(Reply::Done)
@@ -216,6 +215,14 @@ impl Service {
         self.arena.read(from.offset, from.bytes).map_err(malformed)
     }
 
+    /// Zeros for as many bytes as a place has, if the arena has as many.
+    fn room_for(&self, place: Place) -> Result<Vec<u8>, Failure> {
+        if place.bytes > self.arena.len() {
+            return Err(malformed(format!("{} bytes of an arena of {}", place.bytes, self.arena.len())));
+        }
+        Ok(vec![0; usize::try_from(place.bytes).unwrap_or(0)])
+    }
+
     fn attach(&self, mut fds: Descriptors) -> Answer {
         let page = fds.pop().ok_or_else(|| malformed("no status page"))?;
         let page = SharedRegion::from_fd(page, true).map_err(malformed)?;
@@ -282,14 +289,6 @@ fn regions_of(mut fds: Descriptors) -> Result<SessionRegions, Failure> {
         (Some(h2d), Some(d2h)) => SessionRegions::attach(h2d, d2h).map_err(malformed),
         _ => Err(malformed("no descriptors of regions")),
     }
-}
-
-/// Zeros for as many bytes as a place has.
-fn room_for(place: Place) -> Result<Vec<u8>, Failure> {
-    if place.bytes > MAX_MESSAGE {
-        return Err(malformed(format!("{} bytes in one piece", place.bytes)));
-    }
-    Ok(vec![0; usize::try_from(place.bytes).unwrap_or(0)])
 }
 
 /// A request that no parent of this version makes.

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use vyre_cpu::{CpuBackend, CpuConfig};
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, VyreBackend};
 use vyre_foundation::{DataType, ValidatedProgram, text, validate};
+use vyre_worker::sandbox::Sandbox;
 use vyre_worker::{IsolatedBackend, IsolatedOptions, Registry};
 
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -48,7 +49,7 @@ pub fn registry() -> Registry {
 }
 
 pub fn options() -> IsolatedOptions {
-    IsolatedOptions::new("cpu").arena_bytes(1 << 20)
+    IsolatedOptions::new("cpu").arena_bytes(1 << 20).sandbox(Sandbox::Strict)
 }
 
 pub fn open() -> IsolatedBackend {
