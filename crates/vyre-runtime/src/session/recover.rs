@@ -191,8 +191,8 @@ impl Shared {
         recovery.head = None;
         let again = self.unanswered_below(head);
         self.launch(control, None)?;
-        // What a kill from outside interrupted may run again however often that happens.
-        if loss.cause.has_suspects() {
+        // What nothing but kills from outside interrupted may run again however often that happens.
+        if recovery.report.cause.has_suspects() || loss.cause.has_suspects() {
             self.mark_replayed(&again);
         }
         recovery.report.replayed += again.len() as u64;
