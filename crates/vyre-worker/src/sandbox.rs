@@ -53,6 +53,7 @@ pub fn enter(sandbox: Sandbox) -> Result<(), SandboxError> {
     if sandbox == Sandbox::None {
         return Ok(());
     }
+    settle_allocator();
     report_refusals()?;
     // Two filters, as one has a single answer for what it does not allow. The stricter answer wins, so the second
     // lets `clone3` pass to the first. Its flags lie in memory, where no filter can see them; told that the kernel
@@ -162,6 +163,8 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     for call in [libc::SYS_getsockopt, libc::SYS_setsockopt] {
         rules.insert(call, vec![only(1, SeccompCmpOp::Eq, libc::SOL_SOCKET)?]);
     }
+    let blocking = libc::c_int::try_from(libc::FIONBIO).unwrap_or(0);
+    rules.insert(libc::SYS_ioctl, vec![only(1, SeccompCmpOp::Eq, blocking)?]);
     rules.insert(libc::SYS_prctl, vec![only(0, SeccompCmpOp::Eq, libc::PR_SET_NAME)?]);
     // Itself, as `abort` does. And never the handler of refusals.
     let own = rustix::process::getpid().as_raw_nonzero().get();
@@ -178,6 +181,23 @@ fn only(index: u8, how: SeccompCmpOp, value: c_int) -> Result<SeccompRule, Backe
 
 fn bits(value: c_int) -> u64 {
     u64::from(value.cast_unsigned())
+}
+
+/// Has glibc's allocator look up now what it otherwise looks up in files, and remembers, when it first needs it: how
+/// many processors there are, when a ninth thread allocates, and whether memory is overcommitted, when a thread's
+/// heap first becomes smaller.
+fn settle_allocator() {
+    #[cfg(target_env = "gnu")]
+    {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let heaps = c_int::try_from(8 * processors).unwrap_or(c_int::MAX); // As many as without this.
+        // SAFETY: sets a number that the allocator reads; it may be called at any time.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+        // Blocks too small for a mapping of their own, and together more than a heap keeps when they are freed.
+        let grow_and_shrink = || drop(std::hint::black_box(vec![vec![1_u8; 64 << 10]; 64]));
+        // A thread that cannot be started leaves the question open, which a refusal may answer later.
+        let _ = std::thread::Builder::new().spawn(grow_and_shrink).map(std::thread::JoinHandle::join);
+    }
 }
 
 /// Calls to be told by name when refused: those that a backend is most likely to try.
@@ -202,8 +222,7 @@ fn report_refusals() -> Result<(), SandboxError> {
     // SAFETY: all zero is a valid `sigaction`.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Once: a second refusal, or the signal raised by the handler itself, finds the default action.
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND | libc::SA_NODEFER;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     // SAFETY: the handler has the signature that SA_SIGINFO asks for, and only makes calls that are
     // async-signal-safe.
     match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, ptr::null_mut()) } {
@@ -229,22 +248,21 @@ extern "C" fn on_refusal(_: c_int, refusal: *const Refusal, _: *const c_void) {
     let call = unsafe { (*refusal).call };
     let mut digits = [0; 10];
     let name = NAMES.iter().find(|(number, _)| *number == i64::from(call)).map_or("", |(_, name)| name);
-    for part in [
+    // One line in one piece: several threads may be here.
+    let mut line = [0; 80];
+    let parts: [&[u8]; 5] = [
         b"\nvyre-worker: the sandbox refused system call ",
         decimal(call, &mut digits),
         b" ",
         name.as_bytes(),
-    ] {
-        write_stderr(part);
-    }
-    write_stderr(b"\n");
-    // SAFETY: async-signal-safe. The default action is restored already, and ends the process.
-    unsafe { libc::raise(libc::SIGSYS) };
-}
-
-fn write_stderr(bytes: &[u8]) {
-    // SAFETY: the bytes are readable; a closed descriptor is an error, which is nobody's business here.
-    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+        b"\n",
+    ];
+    let length = line.iter_mut().zip(parts.into_iter().flatten()).map(|(to, from)| *to = *from).count();
+    // SAFETY: that much of the line is there; a closed descriptor is an error, which is nobody's business here.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
+    // The signal is blocked in its own handler. One more refusal, then, and the kernel ends the process by it.
+    // SAFETY: changes nothing: refused.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGSYS, 0, 0, 0) };
 }
 
 /// The number's digits, written from the end: nothing may be allocated in a signal handler.

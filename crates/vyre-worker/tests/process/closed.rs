@@ -13,7 +13,7 @@ pub(crate) fn trials() -> Vec<Named> {
         ("descriptors_are_closed_but_for_those_mapped", descriptors),
         ("descriptors_may_trade_places", crossed),
         ("the_environment_is_closed", environment),
-        ("signals_are_reset_and_privileges_given_up", status),
+        ("limits_and_signals_are_not_inherited", inheritance),
         ("it_is_listed_under_its_parents_name", name),
     ]
 }
@@ -82,8 +82,8 @@ fn is_inherited_here(line: &str) -> bool {
     std::env::vars().any(|(name, value)| line == format!("{name}={value}"))
 }
 
-fn status() -> Outcome {
-    let text = output_of(role("ignore-signals"))?;
+fn inheritance() -> Outcome {
+    let text = output_of(role("inheritance"))?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.map(str::trim).ok_or_else(|| Failed::from(format!("no {name} in {text}")))
@@ -91,7 +91,18 @@ fn status() -> Outcome {
     assert_eq!(field("SigIgn:")?, "0000000000000000");
     assert_eq!(field("SigBlk:")?, "0000000000000000");
     assert_eq!(field("NoNewPrivs:")?, "1");
+    let core = field("Max core file size")?.split_whitespace().next();
+    assert!(matches!(core, Some("0" | "1")), "{core:?} bytes of core dump");
+    // pid (comm) state parent group session
+    let (_, stat) = text.split_once("(cat) ").ok_or("no stat")?;
+    assert_eq!(stat.split(' ').nth(3), Some(pid_of_stat(&text)?), "not in a session of its own");
     Ok(())
+}
+
+/// `cat`'s own number, as the first field of its line in `stat`.
+fn pid_of_stat(text: &str) -> Result<&str, Failed> {
+    let line = text.lines().find(|line| line.contains("(cat) ")).ok_or("no stat")?;
+    Ok(line.split(' ').next().ok_or("an odd line")?)
 }
 
 fn name() -> Outcome {

@@ -30,7 +30,7 @@ pub(crate) fn play(role: &str, args: &[String]) -> ExitCode {
         "echo" => echo(),
         "parent" => parent(),
         "spawn-and-kill" => spawn_and_kill(),
-        "ignore-signals" => ignore_signals(),
+        "inheritance" => inheritance(),
         "ignore-children" => ignore_children(),
         "sandboxed" => sandbox::sandboxed(&args[0]),
         "unsandboxed" => sandbox::unsandboxed(),
@@ -168,8 +168,12 @@ fn spawn_and_kill() {
     assert_eq!(possessions(), before, "descriptors, threads, children");
 }
 
-/// A parent that ignores and blocks what its child must not inherit.
-fn ignore_signals() {
+/// A parent that ignores, blocks and allows what its child must not inherit. Prints what the kernel says of the
+/// child.
+fn inheritance() {
+    let maximum = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
+    let all = rustix::process::Rlimit { current: maximum, maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Core, all).unwrap();
     for signal in [libc::SIGINT, libc::SIGUSR1, libc::SIGHUP] {
         // SAFETY: to ignore a signal runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -180,8 +184,9 @@ fn ignore_signals() {
     unsafe { libc::sigaddset(&raw mut set, libc::SIGTERM) };
     // SAFETY: `set` is initialised.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    let child =
-        Process::spawn(Launch::new("/bin/cat").arg("/proc/self/status").capture_stdout(1 << 16)).unwrap();
+    let files = ["status", "limits", "stat"].map(|name| format!("/proc/self/{name}"));
+    let cat = files.into_iter().fold(Launch::new("/bin/cat"), Launch::arg);
+    let child = Process::spawn(cat.capture_stdout(1 << 16)).unwrap();
     assert_eq!(child.wait(PATIENCE).unwrap().how, Exit::Code(0));
     print!("{}", String::from_utf8(child.stdout()).unwrap());
 }

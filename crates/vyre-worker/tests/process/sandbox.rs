@@ -85,12 +85,13 @@ pub(crate) fn sandboxed(what: &str) {
         }
     });
     let lane = Channel::pair().unwrap();
+    let (another, _) = Channel::pair().unwrap();
     enter(Sandbox::Strict).unwrap();
     match what {
         "work" => {
             drop(go);
             old.join().unwrap();
-            work(backend, lane);
+            work(backend, lane, another);
         }
         "open" => open(),
         "open-in-an-old-thread" => {
@@ -142,7 +143,7 @@ fn map(prot: i32) -> *mut c_void {
 }
 
 /// What a worker does all day: sessions and batches, memory, threads, frames with descriptors, deadlines.
-fn work(backend: CpuBackend, (ours, theirs): (Channel, Channel)) {
+fn work(backend: CpuBackend, (ours, theirs): (Channel, Channel), another: Channel) {
     let megakernel = Megakernel::builder(std::sync::Arc::new(backend))
         .slots(256)
         .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1)))
@@ -159,14 +160,24 @@ fn work(backend: CpuBackend, (ours, theirs): (Channel, Channel)) {
 
     let region = SharedRegion::create(1 << 20).unwrap();
     let sender = std::thread::Builder::new().name("lane".to_owned()).spawn(move || {
-        theirs.send(7, 1, b"?", &[region.fd()], None).unwrap();
+        theirs.send(7, 1, b"?", &[region.fd(), another.fd()], None).unwrap();
         theirs
     });
     let frame = ours.receive(Some(std::time::Instant::now() + PATIENCE)).unwrap();
-    assert_eq!(frame.fds.len(), 1);
+    let [region, lane] = <[_; 2]>::try_from(frame.fds.into_vec()).unwrap();
+    SharedRegion::from_fd(region, true).unwrap().copy_in(0, &[1; 100]).unwrap();
+    drop(Channel::from_fd(lane).unwrap());
     let late = ours.receive(Some(std::time::Instant::now() + Duration::from_millis(5)));
     late.unwrap_err();
     drop(sender.unwrap().join().unwrap());
+
+    // Heaps that become smaller again, and more of them than glibc gives out without counting processors.
+    let blocks = || drop(std::hint::black_box(vec![vec![1_u8; 100_000]; 100]));
+    (0..20)
+        .map(|_| std::thread::spawn(blocks))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|t| t.join().unwrap());
 
     let blocks: Vec<Vec<u8>> = (1..200).map(|block| vec![1; block * 10_000]).collect();
     let threads: Vec<_> = blocks.into_iter().map(|block| std::thread::spawn(move || block.len())).collect();
