@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use hdrhistogram::Histogram;
 use vyre_driver::BackendError;
+use vyre_hip::compile::CompileError;
 
 use super::report::{Figure, Outcome, Row};
 use super::statistics::{Quantiles, Spread};
@@ -186,14 +187,14 @@ pub(super) fn contest(
     rows
 }
 
-/// What a backend cannot do is no failure of it.
+/// What a backend or a machine cannot do is no failure of it.
 pub(super) fn outcome_of(error: &Error) -> Outcome {
-    let unsupported = error.chain().find_map(|cause| match cause.downcast_ref::<BackendError>() {
-        Some(BackendError::Unsupported { .. }) => Some(cause.to_string()),
-        _ => None,
-    });
-    match unsupported {
-        Some(reason) => Outcome::NotMeasured { reason },
+    let cannot = |cause: &&(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(BackendError::Unsupported { .. }))
+            || cause.downcast_ref().is_some_and(CompileError::is_missing_compiler)
+    };
+    match error.chain().find(cannot) {
+        Some(reason) => Outcome::NotMeasured { reason: reason.to_string() },
         None => Outcome::Failed { reason: format!("{error:#}") },
     }
 }
@@ -237,6 +238,10 @@ mod tests {
         assert_eq!(*order.borrow(), expected);
         let speeds: Vec<_> = rows.iter().map(speed).collect();
         assert_eq!(speeds, [Some(1.0), Some(2.0)]);
+        let counted = rows
+            .iter()
+            .all(|row| matches!(row.outcome, Outcome::Measured { acknowledged: 3, rounds: 3, .. }));
+        assert!(counted, "the warm-up is not: {rows:?}");
     }
 
     #[test]
@@ -276,6 +281,10 @@ mod tests {
 
     #[test]
     fn what_a_backend_cannot_do_is_not_measured() {
+        let no_compiler = || CompileError::CompilerNotFound {
+            platform: vyre_hip::compile::Platform::Nvidia,
+            tried: Vec::new(),
+        };
         let refusal = || BackendError::Unsupported { what: "sessions".to_owned(), remedy: "wait".to_owned() };
         let rows = contest(
             "a group",
@@ -283,6 +292,7 @@ mod tests {
             Duration::ZERO,
             vec![
                 Contestant::new("refused", |_| Err(Error::from(refusal()).context("start a session"))),
+                Contestant::new("not compiled", |_| Err(Error::from(no_compiler()).context("compile"))),
                 Contestant::without("absent", Outcome::NotMeasured { reason: "no such thing".to_owned() }),
             ],
         );

@@ -344,3 +344,37 @@ pub(super) fn cpu_time_of_a_pause(pause: Duration) -> Sample {
     std::thread::sleep(pause);
     Sample::Percent((spent() - before) / started.elapsed().as_secs_f64() * 100.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use vyre_cpu::CpuBackend;
+
+    use super::*;
+
+    fn ring(load: Load) -> Ring {
+        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        Ring::new(&backend, load).expect("built")
+    }
+
+    #[test]
+    fn turns_count_what_was_acknowledged() {
+        let acknowledged = |turn: Result<Turn>| turn.expect("every result right").acknowledged;
+        let ring_of_folds = ring(Load::Nothing);
+        assert_eq!(acknowledged(ring_of_folds.one_item(WaitStrategy::Park, 1, 20)), 20);
+        assert_eq!(acknowledged(ring_of_folds.work(1, 3, 70)), 3);
+        assert_eq!(acknowledged(ring_of_folds.idle(1, Duration::ZERO)), 1);
+        // More than the ring holds, and a batch that does not divide them.
+        let feed = Feed { producers: 3, batch: 33, items: 3 * SLOTS };
+        assert_eq!(acknowledged(ring_of_folds.feed(1, feed)), u64::from(3 * SLOTS));
+        assert_eq!(acknowledged(ring(Load::Scans(Arc::new(ScanData::new(300)))).scan(1)), 300);
+        assert_eq!(acknowledged(ring(Load::Products(Arc::new(ProductData::new(70)))).products(1)), 70);
+    }
+
+    #[test]
+    fn an_item_that_the_device_did_not_count_is_noticed() {
+        let mut live = ring(Load::Nothing).start(WaitStrategy::Park).expect("started");
+        live.submitted += 1;
+        let error = live.finish().expect_err("one item too few");
+        assert!(error.to_string().contains("the device counted 256 done"), "{error}");
+    }
+}
