@@ -90,6 +90,8 @@ struct Shared {
     generation: AtomicU64,
     state: Mutex<State>,
     resumed: Condvar,
+    /// Held while the device dies: nobody finds it half dead.
+    dying: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -98,6 +100,7 @@ struct State {
     /// A call stands still.
     stalled: bool,
     deadly: Vec<DeadlyItem>,
+    last_words: Vec<InFlight>,
     passes: BTreeMap<FaultPoint, u64>,
     armed: Vec<Armed>,
     next_buffer: u64,
@@ -129,8 +132,8 @@ impl FaultInjectingBackend {
     /// Wraps a backend.
     pub fn new(inner: Arc<dyn VyreBackend>) -> FaultInjectingBackend {
         let generation = AtomicU64::new(1);
-        let (state, resumed) = (Mutex::default(), Condvar::new());
-        FaultInjectingBackend { shared: Arc::new(Shared { inner, generation, state, resumed }) }
+        let (state, resumed, dying) = (Mutex::default(), Condvar::new(), Mutex::default());
+        FaultInjectingBackend { shared: Arc::new(Shared { inner, generation, state, resumed, dying }) }
     }
 
     /// Makes a later pass of `point` fail: the next one for `skip` 0.
@@ -154,6 +157,12 @@ impl FaultInjectingBackend {
     /// this first argument if one is given.
     pub fn lose_when_running(&self, opcode: u32, first_arg: Option<u32>, cause: LossCause, times: u64) {
         self.shared.lock().deadly.push(DeadlyItem { opcode, first_arg, cause, times });
+    }
+
+    /// What the first workers of a kernel say that they run when the device is lost the next time, as a device
+    /// that has gone mad may.
+    pub fn leave_in_flight(&self, words: Vec<InFlight>) {
+        self.shared.lock().last_words = words;
     }
 
     /// Whether a call stands still because of [`InjectedFault::Stall`].
@@ -245,13 +254,15 @@ impl Shared {
     }
 
     fn lose(&self, loss: Loss) {
-        let (kernels, buffers) = {
+        let _dying = self.dying.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kernels, buffers, last_words) = {
             let mut state = self.lock();
             if state.lost.is_some() {
                 return;
             }
             state.lost = Some(loss);
-            (std::mem::take(&mut state.kernels), std::mem::take(&mut state.buffers))
+            let last_words = std::mem::take(&mut state.last_words);
+            (std::mem::take(&mut state.kernels), std::mem::take(&mut state.buffers), last_words)
         };
         for Running { kernel, regions } in &kernels {
             let Some(kernel) = kernel.upgrade() else { continue };
@@ -260,7 +271,7 @@ impl Shared {
             if let Err(error) = kernel.reap(REAP_DEADLINE) {
                 tracing::error!(%error, "a kernel outlived its injected loss");
             }
-            for (worker, word) in words {
+            for (worker, word) in words.into_iter().chain((0..).zip(last_words.iter().copied())) {
                 put_back(regions, worker, word);
             }
         }
@@ -533,6 +544,7 @@ impl ResidentKernel for InjectedKernel {
             Some(InjectedFault::Stall) => self.shared.stall()?,
             None => {}
         }
+        drop(self.shared.dying.lock());
         self.inner.reap(deadline)
     }
 

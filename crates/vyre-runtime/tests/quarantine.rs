@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{ADD_ONE, GATED, GATED_ONCE, WAIT, builder, item, set_gate, until_claimed};
 use vyre_cpu::{CpuBackend, CpuConfig};
+use vyre_driver::view::InFlight;
 use vyre_driver::{BackendError, Fault, Generation, LossCause};
 use vyre_runtime::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
 use vyre_runtime::session::Ticket;
@@ -155,6 +156,25 @@ fn a_suspect_that_does_not_end_in_time_ends_in_a_deadline_and_holds_up_nobody_el
     assert_eq!(answer(&session, &tickets[1]), Ok(7));
     // Nor did anybody take the end of the session for a suspect.
     assert_eq!(answer(&session, &last), Ok(0));
+    session.stop().expect("nothing is left");
+}
+
+#[test]
+fn what_a_mad_device_says_makes_nobody_a_suspect_who_cannot_be_one() {
+    let (backend, session) = start(4, SessionOptions::new());
+    let held: Vec<_> = (0..4).map(|n| session.submit(item(GATED, &[0, n])).expect("submitted")).collect();
+    until_claimed(&session, 4);
+    let last = session.submit(SlotDescriptor::new(BuiltinOpcode::Shutdown)).expect("submitted");
+    let word = |ring, first, count| InFlight { ring, first, count };
+    // The end of the session, another ring's, one that was never issued; and one that is true.
+    backend.leave_in_flight(vec![word(0, 4, 1), word(1, 0, 1), word(0, 1 << 40, 256), word(0, 3, 1)]);
+    backend.lose_by(LossCause::Fault, "a test");
+    open_gate(&session, 0);
+    let answers: Vec<_> = held.iter().map(|ticket| answer(&session, ticket)).collect();
+    assert_eq!(answers, [Ok(0), Ok(1), Ok(2), Ok(3)]);
+    assert_eq!(answer(&session, &last), Ok(0));
+    let report = session.last_recovery().expect("it recovered");
+    assert_eq!((&report.suspects[..], report.tried_alone, report.replayed), (&[3][..], 1, 5), "{report:?}");
     session.stop().expect("nothing is left");
 }
 
