@@ -26,11 +26,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vyre_foundation::ValidatedProgram;
+use vyre_foundation::{BufferDecl, Granularity, Program, ProgramKind, ScalarType, ValidatedProgram};
 
 use crate::buffer::{BufferBinding, Generation};
 use crate::error::{BackendError, Loss};
+use crate::protocol::{ITEM_PARAMS, ITEM_RESULTS};
 use crate::region::SessionRegions;
+use crate::table;
 
 /// What to compile for residency. Both programs declare the same buffers in the same order (workgroup
 /// buffers, which are not bound, apart), and both have the parameters and results of an item
@@ -45,6 +47,63 @@ pub struct ResidentSpec {
     pub workgroup_opcodes: Vec<u32>,
     /// Workgroups to keep resident; at least one.
     pub worker_groups: u32,
+}
+
+impl ResidentSpec {
+    /// Refuses programs that are no items or do not fit together: what every backend checks first.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::InvalidArgument`].
+    pub fn check(&self) -> Result<(), BackendError> {
+        check_item(&self.lane, Granularity::Lane)?;
+        if let Some(workgroup) = &self.workgroup {
+            check_item(workgroup, Granularity::Workgroup)?;
+            let bound = |program: &ValidatedProgram| -> Vec<BufferDecl> {
+                table::bound(&program.program().buffers).cloned().collect()
+            };
+            if bound(&self.lane) != bound(workgroup) {
+                return Err(BackendError::invalid(
+                    "workgroup",
+                    format!("`{}` with other buffers than `{}`", name(workgroup), name(&self.lane)),
+                    "the same declarations in the same order, workgroup memory apart",
+                ));
+            }
+        } else if let Some(opcode) = self.workgroup_opcodes.first() {
+            let expected = "a workgroup program to run it, or no workgroup opcodes";
+            return Err(BackendError::invalid("workgroup_opcodes", opcode, expected));
+        }
+        if !self.workgroup_opcodes.is_sorted() {
+            let got = format!("{:?}", self.workgroup_opcodes);
+            return Err(BackendError::invalid("workgroup_opcodes", got, "a sorted list"));
+        }
+        if self.worker_groups == 0 {
+            return Err(BackendError::invalid("worker_groups", 0, "at least one"));
+        }
+        Ok(())
+    }
+}
+
+fn name(program: &ValidatedProgram) -> &str {
+    &program.program().name
+}
+
+fn check_item(program: &ValidatedProgram, granularity: Granularity) -> Result<(), BackendError> {
+    let Program { name, kind, entry, .. } = program.program();
+    let params: Vec<ScalarType> =
+        entry.locals.iter().take(entry.params as usize).map(|local| local.ty).collect();
+    if *kind != ProgramKind::Item(granularity) {
+        let expected = format!("an item of {granularity:?} granularity");
+        return Err(BackendError::invalid("program", format!("`{name}`, {kind:?}"), expected));
+    }
+    if params != ITEM_PARAMS || entry.results != ITEM_RESULTS {
+        return Err(BackendError::invalid(
+            "program",
+            format!("`{name}` from {params:?} to {:?}", entry.results),
+            "the parameters and results of an item",
+        ));
+    }
+    Ok(())
 }
 
 /// A megakernel compiled for residency, bound to one device generation.
