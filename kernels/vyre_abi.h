@@ -58,4 +58,165 @@ static_assert(sizeof(VyreBinding) == 16, "VyreBinding");
 static_assert(offsetof(VyreBinding, data) == 0, "VyreBinding.data");
 static_assert(offsetof(VyreBinding, len) == 8, "VyreBinding.len");
 
+// A buffer as bound to the items of a resident kernel.
+struct VyreItemBinding {
+  // As of a binding; for the tenant table the device's copy.
+  unsigned long long data;
+  // As of a binding.
+  unsigned long long len;
+  // Where the host changes it: the same address, but for the tenant table.
+  unsigned long long origin;
+};
+static_assert(sizeof(VyreItemBinding) == 24, "VyreItemBinding");
+static_assert(offsetof(VyreItemBinding, data) == 0, "VyreItemBinding.data");
+static_assert(offsetof(VyreItemBinding, len) == 8, "VyreItemBinding.len");
+static_assert(offsetof(VyreItemBinding, origin) == 16, "VyreItemBinding.origin");
+
+// One ring of a resident kernel, in device memory.
+struct VyreRing {
+  // The host's slots.
+  unsigned long long slots;
+  // The completions, in host memory.
+  unsigned long long completions;
+  // The first ticket of this incarnation.
+  unsigned long long first;
+  // The device's copy of the slots, 64 bytes each.
+  unsigned long long local;
+  // For each slot how many of its tickets are complete: 8 bytes.
+  unsigned long long laps;
+  // For each slot 64 bytes for an item that does not end at once.
+  unsigned long long records;
+  // One bit for each ticket from the first on that was acknowledged before.
+  unsigned long long marks;
+  // Tickets from the first on that have such a bit.
+  unsigned long long marked;
+  // Slots, a power of two.
+  unsigned int capacity;
+  // Its logarithm.
+  unsigned int shift;
+};
+static_assert(sizeof(VyreRing) == 72, "VyreRing");
+static_assert(offsetof(VyreRing, slots) == 0, "VyreRing.slots");
+static_assert(offsetof(VyreRing, completions) == 8, "VyreRing.completions");
+static_assert(offsetof(VyreRing, first) == 16, "VyreRing.first");
+static_assert(offsetof(VyreRing, local) == 24, "VyreRing.local");
+static_assert(offsetof(VyreRing, laps) == 32, "VyreRing.laps");
+static_assert(offsetof(VyreRing, records) == 40, "VyreRing.records");
+static_assert(offsetof(VyreRing, marks) == 48, "VyreRing.marks");
+static_assert(offsetof(VyreRing, marked) == 56, "VyreRing.marked");
+static_assert(offsetof(VyreRing, capacity) == 64, "VyreRing.capacity");
+static_assert(offsetof(VyreRing, shift) == 68, "VyreRing.shift");
+
+// A table that a resident kernel copies into host memory.
+struct VyreMirror {
+  // The device's words.
+  unsigned long long source;
+  // The host's.
+  unsigned long long target;
+  // What was copied last, zeros at first, in device memory.
+  unsigned long long shadow;
+  // How many.
+  unsigned long long words;
+};
+static_assert(sizeof(VyreMirror) == 32, "VyreMirror");
+static_assert(offsetof(VyreMirror, source) == 0, "VyreMirror.source");
+static_assert(offsetof(VyreMirror, target) == 8, "VyreMirror.target");
+static_assert(offsetof(VyreMirror, shadow) == 16, "VyreMirror.shadow");
+static_assert(offsetof(VyreMirror, words) == 24, "VyreMirror.words");
+
+// The first part of a resident kernel's argument. Addresses are the device's.
+struct VyreResident {
+  // `ring_count` rings.
+  unsigned long long rings;
+  // 8192 bytes of zeros, what the workgroups share.
+  unsigned long long live;
+  // Host memory: how far the host wants the kernel to be on its way out.
+  unsigned long long command;
+  // Host memory, three words: whether it is resident, how many workgroups were by then, how it ended.
+  unsigned long long status;
+  // Host memory: the abort flag.
+  unsigned long long abort;
+  // Host memory: the lease.
+  unsigned long long lease;
+  // Host memory: the heartbeat.
+  unsigned long long heartbeat;
+  // Host memory: the in-flight words, 64 bytes apart.
+  unsigned long long in_flight;
+  // Host memory: the requests of the IO queue.
+  unsigned long long io_requests;
+  // Host memory: its replies.
+  unsigned long long io_replies;
+  // For each entry of the IO queue 8 bytes: who waits for its reply. Zeros.
+  unsigned long long io_open;
+  // `mirror_count` mirrors.
+  unsigned long long mirrors;
+  // The queue of items to run again: `1 << queue_shift` entries of 8 bytes, zeros.
+  unsigned long long ready;
+  // The same for items that a workgroup runs.
+  unsigned long long groups;
+  // The same for items to be parked.
+  unsigned long long parked;
+  // As many parked fences, of 32 bytes.
+  unsigned long long fences;
+  // As many requests that wait for a place, of 8 bytes.
+  unsigned long long posting;
+  // Opcodes that a workgroup runs.
+  unsigned long long group_opcodes;
+  // Nanoseconds that the lease may stay the same.
+  unsigned long long lease_limit;
+  // Nanoseconds that a run of an item may take, or 0.
+  unsigned long long item_deadline;
+  // Rings, at most 8.
+  unsigned int ring_count;
+  // In-flight words.
+  unsigned int workers;
+  // Entries of the IO queue, a power of two.
+  unsigned int io_entries;
+  // Mirrors.
+  unsigned int mirror_count;
+  // The logarithm of a queue's length, which is no less than the slots of all rings together.
+  unsigned int queue_shift;
+  // Opcodes that a workgroup runs.
+  unsigned int group_opcode_count;
+  // Workgroups that schedule.
+  unsigned int scheduler_groups;
+  // Workgroups that run items by lanes, those to be run again apart.
+  unsigned int lane_groups;
+  // Tickets that such a workgroup claims at once, at most its invocations and 256.
+  unsigned int claim;
+  // Zero.
+  unsigned int reserved;
+};
+static_assert(sizeof(VyreResident) == 200, "VyreResident");
+static_assert(offsetof(VyreResident, rings) == 0, "VyreResident.rings");
+static_assert(offsetof(VyreResident, live) == 8, "VyreResident.live");
+static_assert(offsetof(VyreResident, command) == 16, "VyreResident.command");
+static_assert(offsetof(VyreResident, status) == 24, "VyreResident.status");
+static_assert(offsetof(VyreResident, abort) == 32, "VyreResident.abort");
+static_assert(offsetof(VyreResident, lease) == 40, "VyreResident.lease");
+static_assert(offsetof(VyreResident, heartbeat) == 48, "VyreResident.heartbeat");
+static_assert(offsetof(VyreResident, in_flight) == 56, "VyreResident.in_flight");
+static_assert(offsetof(VyreResident, io_requests) == 64, "VyreResident.io_requests");
+static_assert(offsetof(VyreResident, io_replies) == 72, "VyreResident.io_replies");
+static_assert(offsetof(VyreResident, io_open) == 80, "VyreResident.io_open");
+static_assert(offsetof(VyreResident, mirrors) == 88, "VyreResident.mirrors");
+static_assert(offsetof(VyreResident, ready) == 96, "VyreResident.ready");
+static_assert(offsetof(VyreResident, groups) == 104, "VyreResident.groups");
+static_assert(offsetof(VyreResident, parked) == 112, "VyreResident.parked");
+static_assert(offsetof(VyreResident, fences) == 120, "VyreResident.fences");
+static_assert(offsetof(VyreResident, posting) == 128, "VyreResident.posting");
+static_assert(offsetof(VyreResident, group_opcodes) == 136, "VyreResident.group_opcodes");
+static_assert(offsetof(VyreResident, lease_limit) == 144, "VyreResident.lease_limit");
+static_assert(offsetof(VyreResident, item_deadline) == 152, "VyreResident.item_deadline");
+static_assert(offsetof(VyreResident, ring_count) == 160, "VyreResident.ring_count");
+static_assert(offsetof(VyreResident, workers) == 164, "VyreResident.workers");
+static_assert(offsetof(VyreResident, io_entries) == 168, "VyreResident.io_entries");
+static_assert(offsetof(VyreResident, mirror_count) == 172, "VyreResident.mirror_count");
+static_assert(offsetof(VyreResident, queue_shift) == 176, "VyreResident.queue_shift");
+static_assert(offsetof(VyreResident, group_opcode_count) == 180, "VyreResident.group_opcode_count");
+static_assert(offsetof(VyreResident, scheduler_groups) == 184, "VyreResident.scheduler_groups");
+static_assert(offsetof(VyreResident, lane_groups) == 188, "VyreResident.lane_groups");
+static_assert(offsetof(VyreResident, claim) == 192, "VyreResident.claim");
+static_assert(offsetof(VyreResident, reserved) == 196, "VyreResident.reserved");
+
 #endif

@@ -394,8 +394,9 @@ VYRE_FUNCTION bool vyre_aborted(VyreContext& vyre) {
   return true;
 }
 
-// The end of a round of a loop.
-VYRE_FUNCTION void vyre_round(VyreContext& vyre) {
+// The end of a round of a loop. What it means to be aborted and to leave is the context's affair.
+template <class Context>
+VYRE_FUNCTION void vyre_round(Context& vyre) {
   if (--vyre.rounds == 0 && vyre_aborted(vyre)) vyre_leave(vyre);
 }
 
@@ -403,7 +404,8 @@ VYRE_FUNCTION void vyre_round(VyreContext& vyre) {
 VYRE_FUNCTION u32 vyre_step(u32 counter, u32 end, u32 step) { return end - counter > step ? counter + step : end; }
 
 // The same as the end of a round.
-VYRE_FUNCTION u32 vyre_next(VyreContext& vyre, u32 counter, u32 end, u32 step) {
+template <class Context>
+VYRE_FUNCTION u32 vyre_next(Context& vyre, u32 counter, u32 end, u32 step) {
   vyre_round(vyre);
   return vyre.left ? end : vyre_step(counter, end, step);
 }
@@ -420,7 +422,8 @@ VYRE_FUNCTION VyreChunks vyre_chunks(u32 start, u32 end, u32 step) {
   return VyreChunks{start, 0, start < end ? (end - start - 1) / step + 1 : 0};
 }
 
-VYRE_FUNCTION bool vyre_chunk(VyreContext& vyre, VyreChunks& chunks, u32 step) {
+template <class Context>
+VYRE_FUNCTION bool vyre_chunk(Context& vyre, VyreChunks& chunks, u32 step) {
   if (chunks.left == 0) return false;
   if (chunks.rounds != 0 && vyre.rounds == 1) {
     vyre_round(vyre);

@@ -39,9 +39,8 @@ VYRE_FUNCTION u32 vyre_at_most(u32 count, u64 limit) { return limit < count ? (u
 
 // C = alpha * A * B + beta * C, each invocation some elements of C. What lies past the ends of the buffers is passed
 // over: rows and columns of C, and terms of which both factors are zero.
-template <class Element>
-VYRE_FUNCTION void vyre_gemm(VyreContext& vyre, u32 m, u32 n, u32 k, u32 lda, u32 ldb, u32 ldc, u64 offset_a,
-                             u64 offset_b, u64 offset_c, f32 alpha, f32 beta, const VyreBuffer<vyre_f16>& buffer_a,
+template <class Context, class Element>
+VYRE_FUNCTION void vyre_gemm(Context& vyre, u32 m, u32 n, u32 k, u32 lda, u32 ldb, u32 ldc, u64 offset_a, u64 offset_b, u64 offset_c, f32 alpha, f32 beta, const VyreBuffer<vyre_f16>& buffer_a,
                              const VyreBuffer<vyre_f16>& buffer_b, const VyreBuffer<Element>& buffer_c) {
   const VyreMatrix<vyre_f16> a = {buffer_a, offset_a, vyre_max(vyre_max(lda, k), 1u)};
   const VyreMatrix<vyre_f16> b = {buffer_b, offset_b, vyre_max(vyre_max(ldb, n), 1u)};

@@ -16,7 +16,7 @@ use crate::DeviceError;
 use crate::compile::{CodeObject, CompileRequest};
 use crate::device::{DeviceMemory, Event, Function, LaunchConfig, Module};
 use crate::emit::abi::{self, Arguments};
-use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers};
+use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers, LineMap};
 use crate::kernels;
 
 /// How long a dispatch that was aborted may take to end: the kernel looks at the abort word every half a
@@ -280,27 +280,38 @@ impl Loaded {
         let options = EmitOptions::default().with_grid_barriers(grid_barriers);
         let emitted = emit::kernel(program, &options).map_err(|error| failed(error.to_string()))?;
         let flags = emit::flags(inner.arch.platform());
-        let headers = kernels::headers_of(&emitted.source);
-        let lines = |line: u32| emitted.lines.path(line).map(str::to_owned);
-        let request = CompileRequest {
-            name,
-            source: &emitted.source,
-            headers: &headers,
-            arch: &inner.arch,
-            flags: &flags,
-            lines: Some(&lines),
-        };
-        let compile = || inner.compiler.compile(&request).map_err(|error| compile_failed(name, error));
-        let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
-        let object = compile()?;
-        let module = match load(&object) {
-            // What the cache had may be whole and yet not what this device takes.
-            Err(error) if error.is_image_refused() && inner.compiler.refuse(&object) => load(&compile()?)?,
-            loaded => loaded?,
-        };
+        let module = load(inner, name, &emitted.source, &emitted.lines, flags)?;
         let functions: Result<_, DeviceError> =
             emitted.entries.iter().map(|entry| module.function(entry)).collect();
         let functions = functions?;
         Ok(Loaded { emitted, functions })
+    }
+}
+
+/// Compiles an emitted source, or finds it in the cache, and loads it.
+pub(super) fn load(
+    inner: &Inner,
+    name: &str,
+    source: &str,
+    lines: &LineMap,
+    flags: Vec<String>,
+) -> Result<Arc<Module>, BackendError> {
+    let headers = kernels::headers_of(source);
+    let lines = |line: u32| lines.path(line).map(str::to_owned);
+    let request = CompileRequest {
+        name,
+        source,
+        headers: &headers,
+        arch: &inner.arch,
+        flags: &flags,
+        lines: Some(&lines),
+    };
+    let compile = || inner.compiler.compile(&request).map_err(|error| compile_failed(name, error));
+    let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
+    let object = compile()?;
+    match load(&object) {
+        // What the cache had may be whole and yet not what this device takes.
+        Err(error) if error.is_image_refused() && inner.compiler.refuse(&object) => Ok(load(&compile()?)?),
+        loaded => Ok(loaded?),
     }
 }

@@ -3,6 +3,7 @@
 //! * `memory`: what a buffer is made of;
 //! * `lane`: what one dispatch needs beside its kernel, kept for the next one;
 //! * `kernel`: compiling a program, and running it;
+//! * `resident`: keeping a kernel resident, fed live;
 //! * `watchdog`: aborting what runs past its deadline.
 //!
 //! A device that is lost stays lost: neither vendor gives it back to the process that lost it. Whoever wants to
@@ -11,6 +12,7 @@
 mod kernel;
 mod lane;
 mod memory;
+mod resident;
 mod watchdog;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::device::{Context, DeviceInfo};
 use kernel::Kernel;
 use lane::Lanes;
 use memory::Memory;
+use resident::Pipeline;
 use watchdog::Watchdog;
 
 /// The only incarnation of a device in one process.
@@ -149,7 +152,7 @@ fn capabilities(info: &DeviceInfo) -> Capabilities {
         subgroup_operations: true,
         resident_workgroups: info.multiprocessors.saturating_mul(each.max(1)),
         grid_barriers: true,
-        persistent: false,
+        persistent: true,
         storage: DataType::ALL.to_vec(),
     }
 }
@@ -184,11 +187,8 @@ impl VyreBackend for HipBackend {
         Ok(Arc::new(Kernel::compile(&self.inner, program)?))
     }
 
-    fn compile_resident(&self, _: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
-        Err(BackendError::Unsupported {
-            what: "a resident kernel on this backend".to_owned(),
-            remedy: "dispatch batches, or run the session on the CPU backend".to_owned(),
-        })
+    fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        Ok(Arc::new(Pipeline::compile(&self.inner, spec)?))
     }
 
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {

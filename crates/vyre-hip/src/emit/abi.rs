@@ -11,6 +11,15 @@ use std::mem::{offset_of, size_of};
 /// Bindings that are passed by value: with them the argument stays below the 4 KiB that every device takes.
 pub const MAX_INLINE_BINDINGS: usize = 248;
 
+/// The same for a resident kernel.
+pub const MAX_INLINE_ITEM_BINDINGS: usize = 160;
+
+/// Bytes at [`Resident::live`].
+pub const LIVE_BYTES: u64 = 8192;
+
+/// Bytes of a parked fence.
+pub const FENCE_BYTES: u64 = 32;
+
 /// Invocations that a dispatch may have: [`Control::trap`] has 48 bits for an id.
 pub const MAX_INVOCATIONS: u64 = 1 << 48;
 
@@ -117,8 +126,119 @@ abi! {
         /// Elements, at least as many as declared and at most 2^32 - 1.
         len: u64 @ 8,
     }
+
+    /// A buffer as bound to the items of a resident kernel.
+    struct ItemBinding("VyreItemBinding", 24) {
+        /// As of a binding; for the tenant table the device's copy.
+        data: u64 @ 0,
+        /// As of a binding.
+        len: u64 @ 8,
+        /// Where the host changes it: the same address, but for the tenant table.
+        origin: u64 @ 16,
+    }
+
+    /// One ring of a resident kernel, in device memory.
+    struct Ring("VyreRing", 72) {
+        /// The host's slots.
+        slots: u64 @ 0,
+        /// The completions, in host memory.
+        completions: u64 @ 8,
+        /// The first ticket of this incarnation.
+        first: u64 @ 16,
+        /// The device's copy of the slots, 64 bytes each.
+        local: u64 @ 24,
+        /// For each slot how many of its tickets are complete: 8 bytes.
+        laps: u64 @ 32,
+        /// For each slot 64 bytes for an item that does not end at once.
+        records: u64 @ 40,
+        /// One bit for each ticket from the first on that was acknowledged before.
+        marks: u64 @ 48,
+        /// Tickets from the first on that have such a bit.
+        marked: u64 @ 56,
+        /// Slots, a power of two.
+        capacity: u32 @ 64,
+        /// Its logarithm.
+        shift: u32 @ 68,
+    }
+
+    /// A table that a resident kernel copies into host memory.
+    struct MirrorCopy("VyreMirror", 32) {
+        /// The device's words.
+        source: u64 @ 0,
+        /// The host's.
+        target: u64 @ 8,
+        /// What was copied last, zeros at first, in device memory.
+        shadow: u64 @ 16,
+        /// How many.
+        words: u64 @ 24,
+    }
+
+    /// The first part of a resident kernel's argument. Addresses are the device's.
+    struct Resident("VyreResident", 200) {
+        /// `ring_count` rings.
+        rings: u64 @ 0,
+        /// 8192 bytes of zeros, what the workgroups share.
+        live: u64 @ 8,
+        /// Host memory: how far the host wants the kernel to be on its way out.
+        command: u64 @ 16,
+        /// Host memory, three words: whether it is resident, how many workgroups were by then, how it ended.
+        status: u64 @ 24,
+        /// Host memory: the abort flag.
+        abort: u64 @ 32,
+        /// Host memory: the lease.
+        lease: u64 @ 40,
+        /// Host memory: the heartbeat.
+        heartbeat: u64 @ 48,
+        /// Host memory: the in-flight words, 64 bytes apart.
+        in_flight: u64 @ 56,
+        /// Host memory: the requests of the IO queue.
+        io_requests: u64 @ 64,
+        /// Host memory: its replies.
+        io_replies: u64 @ 72,
+        /// For each entry of the IO queue 8 bytes: who waits for its reply. Zeros.
+        io_open: u64 @ 80,
+        /// `mirror_count` mirrors.
+        mirrors: u64 @ 88,
+        /// The queue of items to run again: `1 << queue_shift` entries of 8 bytes, zeros.
+        ready: u64 @ 96,
+        /// The same for items that a workgroup runs.
+        groups: u64 @ 104,
+        /// The same for items to be parked.
+        parked: u64 @ 112,
+        /// As many parked fences, of 32 bytes.
+        fences: u64 @ 120,
+        /// As many requests that wait for a place, of 8 bytes.
+        posting: u64 @ 128,
+        /// Opcodes that a workgroup runs.
+        group_opcodes: u64 @ 136,
+        /// Nanoseconds that the lease may stay the same.
+        lease_limit: u64 @ 144,
+        /// Nanoseconds that a run of an item may take, or 0.
+        item_deadline: u64 @ 152,
+        /// Rings, at most 8.
+        ring_count: u32 @ 160,
+        /// In-flight words.
+        workers: u32 @ 164,
+        /// Entries of the IO queue, a power of two.
+        io_entries: u32 @ 168,
+        /// Mirrors.
+        mirror_count: u32 @ 172,
+        /// The logarithm of a queue's length, which is no less than the slots of all rings together.
+        queue_shift: u32 @ 176,
+        /// Opcodes that a workgroup runs.
+        group_opcode_count: u32 @ 180,
+        /// Workgroups that schedule.
+        scheduler_groups: u32 @ 184,
+        /// Workgroups that run items by lanes, those to be run again apart.
+        lane_groups: u32 @ 188,
+        /// Tickets that such a workgroup claims at once, at most its invocations and 256.
+        claim: u32 @ 192,
+        /// Zero.
+        reserved: u32 @ 196,
+    }
 }
 
+const _: () = assert!(size_of::<Resident>() + MAX_INLINE_ITEM_BINDINGS * size_of::<ItemBinding>() <= 4096);
 const _: () = assert!(size_of::<Arguments>() + MAX_INLINE_BINDINGS * size_of::<Binding>() <= 4096);
 
 impl Control {

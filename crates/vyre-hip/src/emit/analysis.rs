@@ -75,6 +75,11 @@ impl Analysis {
         self.of(function).leaves
     }
 
+    /// Whether statements may end the invocation.
+    pub(super) fn leaves_within(&self, body: &[Node]) -> bool {
+        self.summarize(body).leaves
+    }
+
     /// How a `for` is written.
     pub(super) fn form(&self, start: &Expr, end: &Expr, step: u32, body: &[Node]) -> LoopForm {
         if self.summarize(body).loops {
@@ -118,6 +123,21 @@ pub(super) fn used(nodes: &[Node]) -> BTreeSet<u32> {
             found.insert(var.0);
         }
         values(node, &mut |expr| variables(expr, &mut found));
+    });
+    found
+}
+
+/// The buffers that statements load from, atomics apart.
+pub(super) fn loaded(nodes: &[Node]) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    walk(nodes, &mut |node| {
+        values(node, &mut |expr| {
+            visit(expr, &mut |expr| {
+                if let Expr::Load { buffer, .. } = expr {
+                    found.insert(buffer.0);
+                }
+            });
+        });
     });
     found
 }
@@ -183,21 +203,28 @@ fn values<'n>(node: &'n Node, visit: &mut impl FnMut(&'n Expr)) {
 }
 
 fn variables(expr: &Expr, found: &mut BTreeSet<u32>) {
-    match expr {
-        Expr::Var(var) => {
+    visit(expr, &mut |expr| {
+        if let Expr::Var(var) = expr {
             found.insert(var.0);
         }
-        Expr::Literal(_) | Expr::BufferLen(_) | Expr::Builtin(_) => {}
+    });
+}
+
+/// Visits an expression and all in it.
+fn visit<'n>(expr: &'n Expr, seen: &mut impl FnMut(&'n Expr)) {
+    seen(expr);
+    match expr {
+        Expr::Var(_) | Expr::Literal(_) | Expr::BufferLen(_) | Expr::Builtin(_) => {}
         Expr::Load { index: value, .. }
         | Expr::Unary { value, .. }
         | Expr::Cast { value, .. }
-        | Expr::Bitcast { value, .. } => variables(value, found),
+        | Expr::Bitcast { value, .. } => visit(value, seen),
         Expr::Binary { left, right, .. } => {
-            variables(left, found);
-            variables(right, found);
+            visit(left, seen);
+            visit(right, seen);
         }
         Expr::Select { condition: a, if_true: b, if_false: c } | Expr::Fma { a, b, c } => {
-            [a, b, c].into_iter().for_each(|value| variables(value, found));
+            [a, b, c].into_iter().for_each(|value| visit(value, seen));
         }
     }
 }

@@ -4,11 +4,11 @@ use vyre_foundation::ir::{ExternalCall, ReduceOp, Subgroup, SubgroupOp};
 use vyre_foundation::semantics::scan_start;
 use vyre_foundation::validate::Step;
 use vyre_foundation::{
-    Atomic, AtomicOp, Expr, Function, FunctionId, Literal, MemoryOrdering, MemoryScope, Node, RmwOp,
-    ScalarType, SwitchCase, ValidatedProgram, VarId,
+    Atomic, AtomicOp, BufferId, Expr, Function, FunctionId, Literal, MemoryOrdering, MemoryScope,
+    MemorySpace, Node, ProgramKind, RmwOp, ScalarType, SwitchCase, ValidatedProgram, VarId,
 };
 
-use super::analysis::{Analysis, LoopForm};
+use super::analysis::{Analysis, LoopForm, loaded};
 use super::expression::{Expressions, NOTHING, local_name};
 use super::externals;
 use super::source::Source;
@@ -20,7 +20,10 @@ pub(super) struct Body<'p, 's> {
     pub(super) out: &'s mut Source,
     expressions: Expressions<'p>,
     function: &'p Function,
+    /// Whether the function is the program's entry.
     entry: bool,
+    /// Whether the program is one of items, whose outcomes are results.
+    item: bool,
     /// What ends the invocation here.
     leave: Vec<String>,
     /// What stands before a return in the entry.
@@ -54,7 +57,29 @@ impl<'p, 's> Body<'p, 's> {
         id: FunctionId,
         function: &'p Function,
     ) {
-        let leaves = analysis.leaves(id);
+        Body::callable(program, analysis, out, function, Some(id), &format!("f_{}", function.name));
+    }
+
+    /// The entry of an item program, as a function.
+    pub(super) fn item(
+        program: &'p ValidatedProgram,
+        analysis: &'s Analysis,
+        out: &'s mut Source,
+        name: &str,
+    ) {
+        Body::callable(program, analysis, out, &program.program().entry, None, name);
+    }
+
+    /// A function that is called; the entry if it has no id.
+    fn callable(
+        program: &'p ValidatedProgram,
+        analysis: &'s Analysis,
+        out: &'s mut Source,
+        function: &'p Function,
+        id: Option<FunctionId>,
+        name: &str,
+    ) {
+        let leaves = id.map_or_else(|| analysis.leaves_within(&function.body), |id| analysis.leaves(id));
         let params = (0..function.params).map(|index| {
             let ty = function.locals.get(index as usize).map_or("u32", |local| local.ty.name());
             format!(", const {ty} {}", local_name(function, index))
@@ -66,9 +91,10 @@ impl<'p, 's> Body<'p, 's> {
         if leaves {
             out.line("// True if it ended the invocation.");
         }
-        out.open(format_args!("VYRE_FUNCTION {returns} f_{}(Context& vyre{rest}) {{", function.name));
+        out.open(format_args!("VYRE_FUNCTION {returns} {name}(Context& vyre{rest}) {{"));
         let leave = vec!["return true;".to_owned()];
-        let mut body = Body::new(program, analysis, out, function, false, leave);
+        let mut body = Body::new(program, analysis, out, function, id.is_none(), leave);
+        body.acquire();
         if leaves {
             body.before_return = Some("return false;".to_owned());
         }
@@ -106,6 +132,7 @@ impl<'p, 's> Body<'p, 's> {
             expressions: Expressions::new(program.program(), function),
             function,
             entry,
+            item: program.program().kind != ProgramKind::Kernel,
             leave,
             before_return: None,
             path: Vec::new(),
@@ -133,6 +160,29 @@ impl<'p, 's> Body<'p, 's> {
         self.out.mark(self.entry, self.function, &self.path);
     }
 
+    /// Before the plain loads of an item: what others have stored may be in no cache of this multiprocessor.
+    fn acquire(&mut self) {
+        if !self.item {
+            return;
+        }
+        let loaded = loaded(&self.function.body).into_iter().map(BufferId);
+        for buffer in loaded.filter(|&buffer| self.is_shared_with_others(buffer)).collect::<Vec<_>>() {
+            let line = format!("vyre_acquire(vyre, {});", self.expressions.buffer(buffer));
+            self.out.line(line);
+        }
+    }
+
+    /// After an item's store: its completion waits until others see it.
+    fn stored(&mut self, buffer: BufferId) {
+        if self.item && self.is_shared_with_others(buffer) {
+            self.out.line("vyre.stored = true;");
+        }
+    }
+
+    fn is_shared_with_others(&self, buffer: BufferId) -> bool {
+        self.expressions.decl(buffer).is_some_and(|decl| decl.space != MemorySpace::Workgroup)
+    }
+
     fn text(&self, expr: &Expr) -> String {
         self.expressions.text(expr)
     }
@@ -154,6 +204,7 @@ impl<'p, 's> Body<'p, 's> {
                 let (name, index) = (self.expressions.buffer(*buffer), self.text(index));
                 let line = format!("{name}.{access}({index}, {});", self.text(value));
                 self.out.line(line);
+                self.stored(*buffer);
             }
             Node::Atomic(atomic) => self.atomic(atomic),
             Node::If { condition, then, otherwise } => self.branch(condition, then, otherwise),
@@ -168,7 +219,7 @@ impl<'p, 's> Body<'p, 's> {
                 self.block(body, Step::Block);
                 self.out.close("}");
             }
-            Node::WorkgroupBarrier => self.out.line("vyre_barrier();"),
+            Node::WorkgroupBarrier => self.out.line(self.barrier()),
             Node::GridBarrier => {
                 self.grid_barriers += 1;
                 self.out.line(format_args!("vyre_grid_barrier(vyre, {}u);", self.grid_barriers));
@@ -212,8 +263,13 @@ impl<'p, 's> Body<'p, 's> {
         }
     }
 
+    /// Those of items let go of who was cut short.
+    fn barrier(&self) -> &'static str {
+        if self.item { "vyre_item_barrier();" } else { "vyre_barrier();" }
+    }
+
     fn give(&mut self, values: &[Expr]) {
-        if self.entry {
+        if self.entry && !self.item {
             return self.leave();
         }
         for (index, value) in values.iter().enumerate() {
@@ -254,10 +310,14 @@ impl<'p, 's> Body<'p, 's> {
             text.push_str(", ");
             text.push_str(&arg);
         }
-        self.out.line("vyre_barrier();");
+        if self.item {
+            self.out.line("vyre_acquire(vyre);");
+            self.out.line("vyre.stored = true;");
+        }
+        self.out.line(self.barrier());
         self.out.line(format_args!("{text});"));
         self.leave_if("vyre.left");
-        self.out.line("vyre_barrier();");
+        self.out.line(self.barrier());
     }
 
     fn atomic(&mut self, atomic: &Atomic) {
@@ -278,6 +338,11 @@ impl<'p, 's> Body<'p, 's> {
         }
         let defined = atomic.result.map_or_else(String::new, |var| format!("{} = ", self.declared(var)));
         self.out.line(format_args!("{defined}{text});"));
+        // Read-modify-writes are carried out where all look for them, before anything is made of their results.
+        let releases = matches!(atomic.ordering, MemoryOrdering::Release | MemoryOrdering::AcqRel);
+        if matches!(atomic.op, AtomicOp::Store(_)) || releases {
+            self.stored(atomic.buffer);
+        }
     }
 
     fn subgroup(&mut self, subgroup: &Subgroup) {

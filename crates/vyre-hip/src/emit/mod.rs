@@ -32,7 +32,11 @@
 //!
 //! Those of [`vyre_foundation::externals`] are in `kernels/vyre_externals.h`: the calling workgroup does them.
 //!
-//! Absent on purpose: item programs.
+//! # Items
+//!
+//! [`resident`] emits item programs as functions over the skeleton of `kernels/resident`. There a trap or an abort
+//! ends the item and not the invocation, plain loads are preceded by an acquire, and stores are noted, so that the
+//! completion of an item that stored is fenced and no other.
 
 pub mod abi;
 mod analysis;
@@ -42,6 +46,7 @@ mod externals;
 mod function;
 mod passes;
 mod program;
+mod resident;
 mod source;
 
 use crate::api::Platform;
@@ -121,6 +126,25 @@ pub enum Bindings {
     Table(usize),
 }
 
+/// A resident kernel as HIP C++.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EmittedResident {
+    /// The source; it includes `resident/kernel.h`.
+    pub source: String,
+    /// The symbol of the kernel that stays.
+    pub kernel: String,
+    /// The symbol of the kernel that runs before it, with the same argument and any grid.
+    pub prepare: String,
+    /// Invocations of a workgroup.
+    pub threads: u32,
+    /// How the buffers are handed over: as [`abi::ItemBinding`]s behind [`abi::Resident`], or the address of so
+    /// many of them.
+    pub bindings: Bindings,
+    /// The statement that a line stems from.
+    pub lines: LineMap,
+}
+
 /// Memory that survives from one entry to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SpillSizes {
@@ -155,12 +179,35 @@ pub enum EmitError {
     /// An item program.
     #[error("a program of kind {0:?} is no kernel; dispatch it through a megakernel")]
     NotAKernel(ProgramKind),
+    /// A kernel where items are wanted.
+    #[error("`{0}` is a kernel; a resident kernel runs item programs")]
+    NotAnItem(String),
     /// A declared external function that this backend does not have.
     #[error("this backend has no external function `{declared}`; it has {}", externals::known())]
     NoExternal {
         /// Name and signature as declared.
         declared: String,
     },
+}
+
+/// Emits a kernel that stays resident and runs items: each in a lane, and those that `group` is for in a
+/// workgroup once a lane has admitted them. Both programs declare the same buffers in the same order.
+///
+/// # Errors
+///
+/// If a program is not a [`ProgramKind::Item`], or declares an external function that is not one of
+/// [`vyre_foundation::externals`].
+pub fn resident(
+    lane: &ValidatedProgram,
+    group: Option<&ValidatedProgram>,
+) -> Result<EmittedResident, EmitError> {
+    for program in std::iter::once(lane).chain(group) {
+        if program.program().kind == ProgramKind::Kernel {
+            return Err(EmitError::NotAnItem(program.program().name.clone()));
+        }
+        externals::check(program.program())?;
+    }
+    Ok(resident::emit(lane, group))
 }
 
 /// Emits a kernel.

@@ -36,10 +36,10 @@ fn compiler(variable: &str, candidates: &[&str]) -> Option<String> {
     compiler
 }
 
-fn build(compiler: String, flags: &[&str], programs: &[ValidatedProgram], extension: &str) {
+fn build(compiler: String, flags: &[&str], source: &str, extension: &str) {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("kernels").with_extension(extension);
-    std::fs::write(&input, source(programs)).unwrap();
+    std::fs::write(&input, source).unwrap();
     compile(
         Command::new(compiler)
             .args(flags)
@@ -51,17 +51,26 @@ fn build(compiler: String, flags: &[&str], programs: &[ValidatedProgram], extens
 }
 
 pub(crate) fn check_amd(programs: &[ValidatedProgram], arch: &str) {
+    compile_for_amd(&source(programs), arch);
+}
+
+pub(crate) fn compile_for_amd(source: &str, arch: &str) {
     let Some(hipcc) = compiler("HIPCC", &["hipcc", "/opt/rocm/bin/hipcc"]) else { return };
     let arch = format!("--offload-arch={arch}");
     let flags =
         [&["--cuda-device-only", "-c", "-O1", "-Werror=uninitialized", &arch], emit::AMD_FLAGS].concat();
-    build(hipcc, &flags, programs, "hip");
+    build(hipcc, &flags, source, "hip");
 }
 
 pub(crate) fn check_nvidia(programs: &[ValidatedProgram]) {
+    compile_for_nvidia(&source(programs), "sm_90");
+}
+
+pub(crate) fn compile_for_nvidia(source: &str, arch: &str) {
     let Some(nvcc) = compiler("NVCC", &["nvcc", "/usr/local/cuda/bin/nvcc"]) else { return };
-    let flags = [&["-cubin", "-arch=sm_90"], emit::NVIDIA_FLAGS].concat();
-    build(nvcc, &flags, programs, "cu");
+    let arch = format!("-arch={arch}");
+    let flags = [&["-cubin", arch.as_str()], emit::NVIDIA_FLAGS].concat();
+    build(nvcc, &flags, source, "cu");
 }
 
 fn file_programs() -> Vec<ValidatedProgram> {

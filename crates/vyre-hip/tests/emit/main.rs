@@ -5,4 +5,5 @@ mod host;
 mod host_runs;
 mod operations;
 mod random;
+mod resident;
 mod text;

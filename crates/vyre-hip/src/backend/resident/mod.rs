@@ -1,0 +1,185 @@
+//! Resident kernels: item programs over the skeleton of `kernels/resident`, launched once.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | here | compiling, choosing the grid, launching: everything that can be refused is refused here |
+//! | `memory` | what a kernel uses, laid out in one allocation, and the argument that says where it is |
+//! | `kernel` | the handle of one that runs |
+//!
+//! Nothing here blocks behind the kernel: it has a stream of its own, its functions are loaded before the launch, and
+//! what is dropped while it lives is given back afterwards.
+
+mod kernel;
+mod memory;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vyre_driver::region::SharedRegion;
+use vyre_driver::view::DeviceView;
+use vyre_driver::{
+    BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
+};
+
+use super::kernel::load;
+use super::{GENERATION, Inner};
+use crate::api::Platform;
+use crate::device::{Function, LaunchConfig, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
+use crate::emit::{self, EmittedResident};
+use kernel::{Kernel, PINNED_BYTES, Parts};
+use memory::{Memory, Shape, mapped};
+
+/// Waves that read the host's slots: more of them read more items a second, and keep the bus busier.
+const SCHEDULER_WAVES: u32 = 32;
+
+/// The share of what can be resident that is left to other kernels: one in so many.
+const LEFT_FREE: u32 = 8;
+
+/// Laps that a worker's claims may be ahead of what is published: a tag tells up to 2^15.
+const LAPS_AHEAD: u64 = 1 << 14;
+
+/// A megakernel compiled for residency.
+pub(super) struct Pipeline {
+    inner: Arc<Inner>,
+    spec: ResidentSpec,
+    emitted: EmittedResident,
+    kernel: Function,
+    prepare: Function,
+    shape: Grid,
+    /// The last h2d region that was registered, with the session's own mapping of it.
+    h2d: Mutex<Option<(Arc<SharedRegion>, Arc<RegisteredMemory>)>>,
+}
+
+/// Workgroups by what they do.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    schedulers: u32,
+    lanes: u32,
+    groups: u32,
+}
+
+impl Grid {
+    /// The keeper, and the workgroup for items to be run again, among them.
+    const fn all(self) -> u32 {
+        2 + self.schedulers + self.lanes + self.groups
+    }
+}
+
+impl Pipeline {
+    pub(super) fn compile(inner: &Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
+        spec.check()?;
+        let name = &spec.lane.program().name;
+        let emitted = emit::resident(&spec.lane, spec.workgroup.as_ref())
+            .map_err(|error| BackendError::CompileFailed { program: name.clone(), log: error.to_string() })?;
+        let module = load(inner, name, &emitted.source, &emitted.lines, resident_flags(inner))?;
+        let kernel = module.function(&emitted.kernel)?;
+        let prepare = module.function(&emitted.prepare)?;
+        let shape = grid(inner, spec, &emitted, &kernel)?;
+        Ok(Pipeline {
+            inner: Arc::clone(inner),
+            spec: spec.clone(),
+            emitted,
+            kernel,
+            prepare,
+            shape,
+            h2d: Mutex::default(),
+        })
+    }
+
+    /// The h2d region as the device sees it. Registering pins every page, so it is done once for a session.
+    fn registered(&self, region: &Arc<SharedRegion>) -> Result<Arc<RegisteredMemory>, BackendError> {
+        let mut last = self.h2d.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, registered)) = &*last
+            && Arc::ptr_eq(known, region)
+        {
+            return Ok(Arc::clone(registered));
+        }
+        let registered = RegisteredMemory::new(&self.inner.context, &mapped(region)?)?;
+        *last = Some((Arc::clone(region), Arc::clone(&registered)));
+        Ok(registered)
+    }
+}
+
+/// The flags for a resident kernel.
+fn resident_flags(inner: &Inner) -> Vec<String> {
+    let platform = inner.arch.platform();
+    let mut flags = emit::flags(platform);
+    if platform == Platform::Nvidia {
+        // The front end's -O2 does not end on the roles of the skeleton; ptxas optimises all the same.
+        flags.extend(["-Xcicc".to_owned(), "-O1".to_owned()]);
+    }
+    flags
+}
+
+/// How many workgroups do what.
+fn grid(
+    inner: &Inner,
+    spec: &ResidentSpec,
+    emitted: &EmittedResident,
+    kernel: &Function,
+) -> Result<Grid, BackendError> {
+    let info = inner.context.info();
+    let each = kernel.resident_workgroups(emitted.threads, 0)?;
+    let all = each.saturating_mul(info.multiprocessors);
+    let usable = all - all / LEFT_FREE;
+    let schedulers = SCHEDULER_WAVES.div_ceil(emitted.threads / info.wave_width.max(1));
+    let least = 2 + schedulers + 1 + u32::from(spec.workgroup.is_some());
+    if usable < least {
+        return Err(BackendError::Unsupported {
+            what: format!(
+                "a resident kernel of {} registers an invocation: {all} workgroups fit the device, {least} are needed",
+                kernel.attributes().registers
+            ),
+            remedy: "use fewer or smaller handlers".to_owned(),
+        });
+    }
+    let workers = spec.worker_groups.min(usable - 2 - schedulers).max(1);
+    let (lanes, groups) = match spec.workgroup {
+        None => (workers, 0),
+        // Items come through the lanes, and stay longer in the workgroups.
+        Some(_) => (workers.div_ceil(4), (workers - workers / 4).min(usable - least + 1).max(1)),
+    };
+    Ok(Grid { schedulers, lanes, groups })
+}
+
+impl ResidentPipeline for Pipeline {
+    fn generation(&self) -> Generation {
+        GENERATION
+    }
+
+    fn start(&self, request: StartRequest) -> Result<Arc<dyn ResidentKernel>, BackendError> {
+        let (context, regions) = (&self.inner.context, &request.regions);
+        let h2d = self.registered(&regions.h2d)?;
+        // Each incarnation has a mapping of its own: the host may have given back the memory behind the last one,
+        // and its registration may still wait to be given back.
+        let d2h = RegisteredMemory::new(context, &mapped(&regions.d2h)?)?;
+        let pinned = PinnedMemory::new(context, "the words of a resident kernel", PINNED_BYTES)?;
+        let rings = regions.layout.rings();
+        let least = rings.iter().map(|ring| u64::from(ring.capacity)).min().unwrap_or(1);
+        let ahead = (least * LAPS_AHEAD / u64::from(self.shape.lanes.max(1))).clamp(1, 256) as u32;
+        let shape = Shape {
+            scheduler_groups: self.shape.schedulers,
+            lane_groups: self.shape.lanes,
+            claim: self.emitted.threads.min(ahead),
+            inline: matches!(self.emitted.bindings, emit::Bindings::Inline(_)),
+        };
+        let memory = Memory::new(&self.inner, &self.spec, &request, &shape, &h2d, &d2h, &pinned)?;
+        // It writes the header, and comes last of what can fail for reasons of the caller's.
+        DeviceView::new(regions).map_err(memory::refused)?;
+        let stream = Stream::new(context, StreamPriority::High)?;
+        let hold = context.hold_releases();
+        let grid = self.shape.all();
+        let launch = |grid| LaunchConfig {
+            grid: [grid, 1, 1],
+            workgroup: [self.emitted.threads, 1, 1],
+            shared_bytes: 0,
+        };
+        // SAFETY: the argument is what the emitter says that the kernels take, and the handle below keeps every
+        // memory in it until the stream was seen idle.
+        unsafe { self.prepare.launch(&stream, &launch(grid), &memory.argument) }?;
+        // SAFETY: as above.
+        unsafe { self.kernel.launch(&stream, &launch(grid), &memory.argument) }?;
+        let kernel = Kernel::new(Parts { stream, memory, h2d, d2h, pinned, hold });
+        kernel.wait_until_resident(grid)?;
+        Ok(Arc::new(kernel))
+    }
+}

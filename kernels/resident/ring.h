@@ -1,0 +1,93 @@
+// One ring as the device sees it: tags, completions, and the records of items that do not end at once.
+
+#ifndef VYRE_RESIDENT_RING_H
+#define VYRE_RESIDENT_RING_H
+
+#include "item.h"
+
+VYRE_FUNCTION u32 vyre_slot(const VyreRing& ring, u64 ticket) { return (u32)ticket & (ring.capacity - 1); }
+VYRE_FUNCTION u32 vyre_lap_tag(const VyreRing& ring, u64 ticket) { return (u32)((ticket >> ring.shift) + 1) & 0xffff; }
+
+// How many laps a tag is ahead of a ticket: 0 if it is the ticket's own, 0x8000 and above if it is behind.
+VYRE_FUNCTION u32 vyre_ahead(u32 tag, u32 lap_tag) { return ((tag >> 16) - lap_tag) & 0xffff; }
+#define VYRE_BEHIND 0x8000u
+
+VYRE_FUNCTION VyreQuarter* vyre_local_slot(const VyreRing& ring, u32 slot) {
+  return vyre_global<VyreQuarter>(ring.local) + (u64)slot * 4;
+}
+
+// Whether the start record says that the ticket was acknowledged before this incarnation.
+VYRE_FUNCTION bool vyre_is_marked(const VyreRing& ring, u64 ticket) {
+  const u64 offset = ticket - ring.first;
+  if (offset >= ring.marked) return false;
+  return (vyre_global<const u64>(ring.marks)[offset / 64] >> (offset % 64) & 1) != 0;
+}
+
+// Whether a ticket is complete, by this kernel or before it.
+VYRE_FUNCTION bool vyre_is_complete(const VyreRing& ring, u64 ticket) {
+  if (ticket < ring.first || vyre_is_marked(ring, ticket)) return true;
+  return vyre_look(vyre_global<const u64>(ring.laps) + vyre_slot(ring, ticket)) > ticket >> ring.shift;
+}
+
+// Acknowledges. What a handler stored is made visible before; its read-modify-writes have been carried out where
+// everybody looks for them.
+VYRE_FUNCTION void vyre_complete(const VyreRing& ring, u64 ticket, const VyreOutcome& outcome, bool stored) {
+  if (stored) vyre_fence_system();
+  const u32 slot = vyre_slot(ring, ticket);
+  const u32 tag = vyre_lap_tag(ring, ticket) << 16 | outcome.status;
+  const VyreQuarter completion = {{(u32)outcome.result, (u32)(outcome.result >> 32), outcome.code}, tag};
+  vyre_store_quarter<VYRE_SYSTEM>(vyre_global<VyreQuarter>(ring.completions) + slot, completion);
+  // The greatest wins: the next lap's may be faster.
+  vyre_atomic_max<VYRE_RELAXED, VYRE_DEVICE>(vyre_global<u64>(ring.laps) + slot, (ticket >> ring.shift) + 1);
+}
+
+// An item that is passed on, in device memory by its slot.
+struct alignas(16) VyreRecord {
+  u32 words[12];
+  u32 opcode;
+  u32 tenant_flags;
+  u64 ticket;
+};
+static_assert(sizeof(VyreRecord) == 64, "VyreRecord");
+
+VYRE_FUNCTION VyreRecord* vyre_record(const VyreRing& ring, u32 slot) {
+  return vyre_global<VyreRecord>(ring.records) + slot;
+}
+
+VYRE_FUNCTION void vyre_write_record(const VyreRing& ring, const VyreItem& item) {
+  VyreRecord* record = vyre_record(ring, vyre_slot(ring, item.ticket));
+  for (u32 i = 0; i < 12; i++) record->words[i] = item.words[i];
+  record->opcode = item.opcode;
+  record->tenant_flags = item.tenant | item.flags << 16;
+  record->ticket = item.ticket;
+}
+
+VYRE_FUNCTION void vyre_read_record(const VyreRing& ring, u32 slot, VyreItem& item) {
+  const VyreRecord* record = vyre_record(ring, slot);
+  for (u32 i = 0; i < 12; i++) item.words[i] = record->words[i];
+  item.opcode = record->opcode;
+  item.tenant = record->tenant_flags & 0xffff;
+  item.flags = record->tenant_flags >> 16;
+  item.ticket = record->ticket;
+}
+
+VYRE_FUNCTION const VyreRing& vyre_ring(const VyreResident& kernel, u32 ring) {
+  return vyre_global<const VyreRing>(kernel.rings)[ring];
+}
+
+VYRE_FUNCTION bool vyre_is_for_group(const VyreResident& kernel, u32 opcode) {
+  const u32* opcodes = vyre_global<const u32>(kernel.group_opcodes);
+  for (u32 i = 0; i < kernel.group_opcode_count; i++) {
+    if (opcodes[i] == opcode) return true;
+  }
+  return false;
+}
+
+// Hints for recovery: what a worker is busy with.
+VYRE_FUNCTION void vyre_say_busy(const VyreResident& kernel, u32 worker, u32 ring, u64 first, u32 count) {
+  if (worker >= kernel.workers) return;
+  const u64 word = count == 0 ? 0 : (first + 1) << 11 | (u64)(ring << 8 | (count - 1));
+  vyre_tell_host(vyre_global<u64>(kernel.in_flight) + (u64)worker * 8, word);
+}
+
+#endif
