@@ -9,6 +9,7 @@ use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, open, options, program};
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
 use vyre_foundation::DataType;
 use vyre_runtime::{Megakernel, OpcodeHandler, SlotDescriptor, conformance};
+use vyre_worker::server::{KernelServer, KernelSpec, RunOptions, ServerOptions};
 use vyre_worker::{IsolatedBackend, IsolatedOptions, StartError};
 
 fn a_dispatch_moves_bytes_through_an_arena_smaller_than_they_are() {
@@ -147,6 +148,16 @@ fn a_worker_that_cannot_start_says_why() {
     assert!(started.elapsed() < WAIT);
 }
 
+fn a_registered_kernel_is_served_by_this_executable() {
+    let server = KernelServer::new(ServerOptions::default()).expect("a server");
+    let mut response = [0; 8];
+    let reverse = KernelSpec::reexec("reverse");
+    let bytes = server.run_into(&reverse, b"abc", &mut response, RunOptions::default()).expect("served");
+    assert_eq!(&response[..bytes], b"cba");
+    let unknown = server.run_into(&KernelSpec::reexec("none"), b"", &mut response, RunOptions::default());
+    assert!(format!("{unknown:?}").contains("kernels reverse"), "{unknown:?}");
+}
+
 fn main() {
     hosting::run(tests![
         a_dispatch_moves_bytes_through_an_arena_smaller_than_they_are,
@@ -156,5 +167,6 @@ fn main() {
         what_is_expected_of_every_backend,
         a_killed_worker_is_a_loss_for_every_caller_until_it_is_recovered,
         a_worker_that_cannot_start_says_why,
+        a_registered_kernel_is_served_by_this_executable,
     ]);
 }

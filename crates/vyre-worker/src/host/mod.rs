@@ -31,9 +31,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use vyre_driver::{BackendError, VyreBackend};
 
+use crate::kernel::{self, Response};
 use crate::sandbox::{self, Sandbox};
-use crate::wire::handshake::{self, HandshakeError};
-use crate::wire::{ArenaView, Channel};
+use crate::wire::handshake::{self, HandshakeError, Hello, Refusal};
+use crate::wire::{ArenaView, Channel, WireError};
 use lanes::EXIT_SYSTEM;
 use service::Service;
 
@@ -50,12 +51,14 @@ const BACKEND: &str = "backend ";
 /// Whether [`init`] was called here, so that running this executable again gives a worker.
 static INITIALISED: AtomicBool = AtomicBool::new(false);
 
+type Kernel = Box<dyn Fn(&[u8], &mut Response<'_>) -> Result<(), Refusal> + Send + Sync>;
 type OpenBackend = Box<dyn Fn(&[u8]) -> Result<Arc<dyn VyreBackend>, BackendError> + Send + Sync>;
 
-/// The backends that a worker of this executable can host.
+/// What a worker of this executable can be: a host of a backend, or a kernel's server.
 #[derive(Default)]
 pub struct Registry {
     backends: BTreeMap<String, OpenBackend>,
+    kernels: BTreeMap<String, Kernel>,
 }
 
 impl Registry {
@@ -75,14 +78,28 @@ impl Registry {
         self
     }
 
-    fn open(&self, worker: &str, config: &[u8]) -> Result<Arc<dyn VyreBackend>, (u32, String)> {
+    /// A kernel, under a name, for [`KernelSpec::reexec`](crate::server::KernelSpec::reexec): bytes in, bytes out.
+    pub fn kernel(
+        mut self,
+        name: impl Into<String>,
+        kernel: impl Fn(&[u8], &mut Response<'_>) -> Result<(), Refusal> + Send + Sync + 'static,
+    ) -> Registry {
+        self.kernels.insert(name.into(), Box::new(kernel));
+        self
+    }
+
+    fn find(&self, worker: &str) -> Result<&OpenBackend, (u32, String)> {
         let name = worker.strip_prefix(BACKEND);
-        let Some(open) = name.and_then(|name| self.backends.get(name)) else {
-            let known = self.backends.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let text = format!("no `{worker}`; the backends of this executable are: {known}");
-            return Err((handshake::REFUSED_WORKER, text));
-        };
-        open(config).map_err(|error| (handshake::REFUSED_START, error.to_string()))
+        name.and_then(|name| self.backends.get(name)).ok_or_else(|| {
+            let names =
+                |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let text = format!(
+                "no `{worker}`; this executable has the backends {}, and the kernels {}",
+                names(self.backends.keys().map(String::as_str).collect()),
+                names(self.kernels.keys().map(String::as_str).collect()),
+            );
+            (handshake::REFUSED_WORKER, text)
+        })
     }
 }
 
@@ -127,8 +144,8 @@ fn run(registry: &Registry) -> i32 {
     // SAFETY: the parent that set the variable passed this descriptor to be owned here, and nothing ran yet
     // that could own it.
     let socket = unsafe { OwnedFd::from_raw_fd(WORKER_FD) };
-    match become_host(registry, socket) {
-        Ok((service, channel)) => lanes::serve(service, channel),
+    match serve(registry, socket) {
+        Ok(code) => code,
         Err(text) => {
             eprintln!("vyre-worker: {text}");
             EXIT_REFUSED
@@ -136,34 +153,47 @@ fn run(registry: &Registry) -> i32 {
     }
 }
 
-/// The handshake: opens the backend, enters the sandbox, and says that it is ready.
-fn become_host(registry: &Registry, socket: OwnedFd) -> Result<(Arc<Service>, Channel), String> {
-    let channel = Channel::from_fd(socket).map_err(|error| error.to_string())?;
-    let (hello, arena, _) =
-        handshake::accept(&channel, None).map_err(|error: HandshakeError| error.to_string())?;
-    let opened = || -> Result<Arc<Service>, (u32, String)> {
-        let start = |error: &dyn std::fmt::Display| (handshake::REFUSED_START, error.to_string());
-        let config: HostConfig = message::decode(&hello.config).map_err(|error| start(&error))?;
-        let arena = ArenaView::attach(arena, hello.arena_bytes).map_err(|error| start(&error))?;
-        let backend = registry.open(&hello.worker, &config.backend)?;
-        let sandbox = if config.strict { Sandbox::Strict } else { Sandbox::None };
-        if config.strict {
-            keep_heaps();
-        }
-        sandbox::enter(sandbox).map_err(|error| start(&error))?;
-        Ok(Arc::new(Service::new(backend, arena)))
+/// The handshake, and then whatever the parent asked for.
+fn serve(registry: &Registry, socket: OwnedFd) -> Result<i32, String> {
+    let channel = Channel::from_fd(socket).map_err(text)?;
+    let (hello, arena, _) = match handshake::accept(&channel, None) {
+        // The parent thought better of it.
+        Err(HandshakeError::Wire(WireError::Closed)) => return Ok(0),
+        accepted => accepted.map_err(text)?,
     };
-    match opened() {
+    let about = format!("{} in process {}", hello.worker, std::process::id());
+    let ready = || handshake::ready(&channel, &about);
+    if let Some(kernel) = registry.kernels.get(&hello.worker) {
+        return kernel::serve(&channel, arena, &hello, ready, kernel).map(|()| 0).map_err(text);
+    }
+    match open(registry, &hello, arena) {
         Ok(service) => {
-            let text = format!("{} in process {}", hello.worker, std::process::id());
-            handshake::ready(&channel, &text).map_err(|error| error.to_string())?;
-            Ok((service, channel))
+            ready().map_err(text)?;
+            Ok(lanes::serve(service, channel))
         }
-        Err((code, text)) => {
-            handshake::refuse(&channel, code, &text).map_err(|error| error.to_string())?;
-            Err(text)
+        Err((code, why)) => {
+            handshake::refuse(&channel, code, &why).map_err(text)?;
+            Err(why)
         }
     }
+}
+
+/// Opens the backend that is asked for, and gives up what it does not need from then on.
+fn open(registry: &Registry, hello: &Hello, arena: OwnedFd) -> Result<Arc<Service>, (u32, String)> {
+    let start = |error: &dyn std::fmt::Display| (handshake::REFUSED_START, error.to_string());
+    let arena = ArenaView::attach(arena, hello.arena_bytes).map_err(|error| start(&error))?;
+    let open = registry.find(&hello.worker)?;
+    let HostConfig { strict, backend } = message::decode(&hello.config).map_err(|error| start(&error))?;
+    let backend = open(&backend).map_err(|error| start(&error))?;
+    if strict {
+        keep_heaps();
+        sandbox::enter(Sandbox::Strict).map_err(|error| start(&error))?;
+    }
+    Ok(Arc::new(Service::new(backend, arena)))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// Before glibc's allocator makes a thread's heap smaller for the first time, it opens

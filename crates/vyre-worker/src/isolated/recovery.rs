@@ -183,6 +183,9 @@ impl Shared {
         } else {
             self.next_worker(&mut budget)?
         };
+        if worker.identity != self.identity {
+            tracing::warn!(was = ?self.identity, is = ?worker.identity, "the next worker has another device");
+        }
         let generation = Generation(current.generation.0 + 1);
         let replacement = Replacement {
             generation,

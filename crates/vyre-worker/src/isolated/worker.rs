@@ -129,14 +129,17 @@ impl Worker {
         options: &IsolatedOptions,
         started: impl FnOnce(&Arc<Process>),
     ) -> Result<Worker, StartError> {
-        let until = Instant::now() + options.start_deadline;
+        // A worker that starts a worker that starts a worker: an executable that forgot to call `init`.
+        if host::is_worker() {
+            return Err(StartError::InsideWorker);
+        }
+        let until = in_at_most(options.start_deadline);
         let (first, theirs) = Channel::pair()?;
         let arena = TransferArena::create(options.arena_bytes)?;
         let page = SharedRegion::create(STATUS_BYTES)?;
         let status = StatusReader::new(&page)?;
         let launch = match &options.program {
             Some(program) => Launch::new(program),
-            None if host::is_worker() => return Err(StartError::InsideWorker),
             None if !host::is_initialised() => return Err(StartError::NotInitialised),
             None => Launch::reexec(),
         };
@@ -369,8 +372,7 @@ impl Worker {
 
     /// Room in the arena.
     pub(super) fn staging(&self, bytes: u64) -> Result<Staging, BackendError> {
-        let started = Instant::now();
-        self.arena.allocate(bytes, started + self.limits.call).map_err(|error| match error {
+        self.arena.allocate(bytes, in_at_most(self.limits.call)).map_err(|error| match error {
             WireError::ArenaFull { waited, .. } => BackendError::Deadline {
                 waited_for: format!("{bytes} bytes of the transfer arena to become free"),
                 after: waited,
@@ -414,7 +416,7 @@ impl Worker {
         let (ours, theirs) = Channel::pair()?;
         let ours = Arc::new(ours);
         let first = lock(&connection.first);
-        let until = Some(Instant::now() + self.limits.call);
+        let until = Some(in_at_most(self.limits.call));
         match self.exchange(&first, connection, &Request::Lane, &[theirs.fd()], until)? {
             Ok(Reply::Done) => {}
             Ok(reply) => return Err(Broken::Nonsense(format!("{reply:?} when asked for a lane"))),
@@ -445,7 +447,7 @@ impl Worker {
         if bytes.len() <= MAX_PAYLOAD {
             lane.send(kind::CALL, id, &bytes, fds, until)?;
         } else {
-            let room = until.unwrap_or_else(|| Instant::now() + self.limits.call);
+            let room = until.unwrap_or_else(|| in_at_most(self.limits.call));
             let staging = self.arena.allocate(bytes.len() as u64, room)?;
             staging.copy_in(0, &bytes)?;
             let place = Place { offset: staging.offset(), bytes: bytes.len() as u64 };
@@ -470,7 +472,7 @@ impl Worker {
         while (answer.len() as u64) < bytes {
             let from = answer.len() as u64;
             let piece = (bytes - from).min(FETCH_BYTES).min(self.arena.capacity());
-            let room = until.unwrap_or_else(|| Instant::now() + self.limits.call);
+            let room = until.unwrap_or_else(|| in_at_most(self.limits.call));
             let staging = self.arena.allocate(piece, room)?;
             let to = Place { offset: staging.offset(), bytes: piece };
             lane.send(kind::FETCH, id, &encode(&Piece { from, to })?, &[], until)?;
@@ -520,6 +522,11 @@ impl Connection {
             let _ = rustix::net::shutdown(lane.fd(), Shutdown::Both);
         }
     }
+}
+
+/// The moment when a time is over, or a century from now if that is sooner.
+fn in_at_most(limit: Duration) -> Instant {
+    Instant::now() + limit.min(Duration::from_secs(3_000_000_000))
 }
 
 fn receive(lane: &Channel, id: u64, until: Option<Instant>) -> Result<Frame, Broken> {

@@ -46,6 +46,11 @@ pub fn registry() -> Registry {
         })
         .backend("none", |_| Err(BackendError::Unsupported { what: "this".into(), remedy: "that".into() }))
         .backend("panics", |_| panic!("the very words"))
+        .kernel("reverse", |request, response| {
+            let room = response.reserve(request.len())?;
+            room.iter_mut().zip(request.iter().rev()).for_each(|(to, from)| *to = *from);
+            Ok(())
+        })
 }
 
 pub fn options() -> IsolatedOptions {
