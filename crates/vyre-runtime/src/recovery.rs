@@ -81,6 +81,9 @@ pub(crate) struct Recoverable<T> {
     failed: Mutex<Option<(Generation, BackendError)>>,
 }
 
+/// How often something is built or started for the first time while its device keeps getting lost.
+pub(crate) const ATTEMPTS: u32 = 4;
+
 /// What a [`Recoverable`] holds at one time.
 pub(crate) struct Built<T> {
     /// The generation it was built in.
@@ -99,15 +102,31 @@ pub(crate) enum Asked {
 }
 
 impl<T: Send + Sync> Recoverable<T> {
-    /// Builds for the first time.
+    /// Builds for the first time. Nothing is lost with the device yet, so losing it costs further attempts, if the
+    /// policy allows any.
     pub(crate) fn new(
         backend: Arc<dyn VyreBackend>,
-        build: impl FnOnce(&dyn VyreBackend) -> Result<T, BackendError>,
+        policy: MegakernelRecoveryPolicy,
+        mut build: impl FnMut(&dyn VyreBackend) -> Result<T, BackendError>,
     ) -> Result<Recoverable<T>, BackendError> {
-        let generation = backend.generation();
-        let parts = build(backend.as_ref())?;
-        let current = ArcSwap::from_pointee(Built { generation, parts });
-        Ok(Recoverable { backend, current, failed: Mutex::default() })
+        let mut attempts = 1;
+        loop {
+            let generation = backend.generation();
+            let error = match build(backend.as_ref()) {
+                Ok(parts) => {
+                    let current = ArcSwap::from_pointee(Built { generation, parts });
+                    return Ok(Recoverable { backend, current, failed: Mutex::default() });
+                }
+                Err(error) => error,
+            };
+            let decision = MegakernelRecoveryDecision::decide(&error, generation, policy, true);
+            if decision != MegakernelRecoveryDecision::RebuildAndRetry || attempts == ATTEMPTS {
+                return Err(error);
+            }
+            attempts += 1;
+            tracing::warn!(%error, "the device was lost while it was built for; once more");
+            backend.recover()?;
+        }
     }
 
     /// What is built now.
@@ -254,7 +273,8 @@ mod tests {
             builds.fetch_add(1, Ordering::Relaxed);
             Ok(backend.generation())
         };
-        let recoverable = Recoverable::new(Arc::clone(&backend) as _, build).expect("nothing fails");
+        let recoverable = Recoverable::new(Arc::clone(&backend) as _, MegakernelRecoveryPolicy::Off, build)
+            .expect("nothing fails");
         for loss in 1..=5 {
             backend.lose("a test");
             let together = Barrier::new(16);
@@ -276,7 +296,9 @@ mod tests {
     #[test]
     fn a_rebuild_that_fails_fails_once_for_everybody_and_keeps_the_old_build() {
         let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
-        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(1)).expect("nothing fails");
+        let recoverable =
+            Recoverable::new(Arc::clone(&backend) as _, MegakernelRecoveryPolicy::Off, |_| Ok(1))
+                .expect("nothing fails");
         backend.lose("a test");
         let attempts = AtomicU64::new(0);
         std::thread::scope(|scope| {
@@ -301,7 +323,9 @@ mod tests {
     #[test]
     fn after_a_device_was_given_up_nothing_is_tried_again() {
         let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
-        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(())).expect("nothing fails");
+        let recoverable =
+            Recoverable::new(Arc::clone(&backend) as _, MegakernelRecoveryPolicy::Off, |_| Ok(()))
+                .expect("nothing fails");
         let run = |_: &Built<()>| Err::<(), _>(MegakernelError::backend("run")(given_up()));
         let once = MegakernelRecoveryPolicy::Once;
         let error = recoverable.run_with_recovery(once, run, || true, |_| Ok(())).expect_err("given up");
@@ -314,9 +338,33 @@ mod tests {
     }
 
     #[test]
+    fn a_device_lost_while_it_is_built_for_is_built_for_again_as_the_policy_says() {
+        let attempted = |losses: u32, policy| {
+            let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+            let mut attempts = 0;
+            let built = Recoverable::new(Arc::clone(&backend) as _, policy, |_| {
+                attempts += 1;
+                if attempts <= losses {
+                    backend.lose("a test");
+                    return Err(lost());
+                }
+                Ok(backend.generation())
+            });
+            (attempts, built.ok().map(|built| (built.current().generation.0, built.current().parts.0)))
+        };
+        use MegakernelRecoveryPolicy::{Off, Once};
+        assert_eq!(attempted(0, Once), (1, Some((1, 1))));
+        assert_eq!(attempted(ATTEMPTS - 1, Once), (ATTEMPTS, Some((ATTEMPTS.into(), ATTEMPTS.into()))));
+        assert_eq!(attempted(ATTEMPTS, Once), (ATTEMPTS, None));
+        assert_eq!(attempted(1, Off), (1, None));
+    }
+
+    #[test]
     fn a_run_is_repeated_once_at_most() {
         let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
-        let recoverable = Recoverable::new(Arc::clone(&backend) as _, |_| Ok(())).expect("nothing fails");
+        let recoverable =
+            Recoverable::new(Arc::clone(&backend) as _, MegakernelRecoveryPolicy::Off, |_| Ok(()))
+                .expect("nothing fails");
         let attempted = |replayable, failures: u64, policy| {
             let mut runs = 0;
             let outcome = recoverable.run_with_recovery(

@@ -185,7 +185,7 @@ impl MegakernelBuilder {
             dfa: Arc::clone(&dfa),
             bindings,
         };
-        let parts = Recoverable::new(self.backend, |_| blueprint.build())
+        let parts = Recoverable::new(self.backend, self.recovery, |_| blueprint.build())
             .map_err(MegakernelError::backend("compile the megakernel and make its buffers"))?;
         let (tenants, recovery) = (Arc::new(tenants), self.recovery);
         Ok(Megakernel { geometry, layout, programs, tenants, dfa, recovery, blueprint, parts })

@@ -21,7 +21,7 @@ use super::{Handle, PersistentSession, SessionOptions};
 use crate::error::MegakernelError;
 use crate::io_service::IoResources;
 use crate::megakernel::Megakernel;
-use crate::recovery::{MegakernelRecoveryDecision, Recoverable};
+use crate::recovery::{ATTEMPTS, MegakernelRecoveryDecision, MegakernelRecoveryPolicy, Recoverable};
 use crate::telemetry::{Latency, Totals};
 
 /// One for every session of this process.
@@ -49,21 +49,25 @@ impl Megakernel {
         let plan = SessionPlan::of(self);
         plan.check(&options)?;
         let regions = plan.regions(&options)?;
-        let error = match Prepared::new(&plan, &options, &regions) {
-            Ok(prepared) => return PersistentSession::launch(plan, options, regions, prepared),
-            Err(error) => error,
-        };
-        // Nothing of a session is lost yet, so a loss costs one more attempt, if the policy allows it.
+        // Nothing of a session is lost yet, so a loss costs further attempts, if the policy allows any.
         let policy = options.recovery.unwrap_or(plan.recovery);
-        let again = matches!(&error, MegakernelError::Backend { source, .. }
-            if MegakernelRecoveryDecision::decide(source, self.generation(), policy, true)
-                == MegakernelRecoveryDecision::RebuildAndRetry);
-        if !again {
-            return Err(error);
-        }
-        self.recover_after_device_loss()?;
-        let plan = SessionPlan::of(self);
-        let prepared = Prepared::new(&plan, &options, &regions)?;
+        let (mut plan, mut attempts) = (plan, 1);
+        let prepared = loop {
+            let prepared = match attempts {
+                1 => Prepared::new(&plan, &options, &regions),
+                _ => self.recover_after_device_loss().and_then(|_| {
+                    plan = SessionPlan::of(self);
+                    Prepared::new(&plan, &options, &regions)
+                }),
+            };
+            let again = matches!(&prepared, Err(MegakernelError::Backend { source, .. })
+                if MegakernelRecoveryDecision::decide(source, self.generation(), policy, true)
+                    == MegakernelRecoveryDecision::RebuildAndRetry);
+            if !again || attempts == ATTEMPTS {
+                break prepared?;
+            }
+            attempts += 1;
+        };
         PersistentSession::launch(plan, options, regions, prepared)
     }
 }
@@ -82,7 +86,10 @@ impl Prepared {
         regions: &SessionRegions,
     ) -> Result<Prepared, MegakernelError> {
         let spec = plan.spec(options);
-        let pipeline = Recoverable::new(Arc::clone(&plan.backend), |backend| backend.compile_resident(&spec))
+        let pipeline =
+            Recoverable::new(Arc::clone(&plan.backend), MegakernelRecoveryPolicy::Off, |backend| {
+                backend.compile_resident(&spec)
+            })
             .map_err(MegakernelError::backend("compile the item programs"))?;
         let mut buffers = plan.buffers(options, regions)?;
         buffers.create().map_err(MegakernelError::backend("make the session's buffers"))?;
