@@ -165,7 +165,8 @@ pub(super) fn queues(round: u64, producers: u32, items: u32) -> Result<Turn> {
 fn feed_queues(pair: &Pair, round: u64, skip: u32, items: u32) -> Result<()> {
     let mut numbers = numbers(round, skip + items).skip(skip as usize);
     let (mut next, mut taken, mut waited) = (numbers.next(), 0, 0);
-    while taken < items {
+    // Others' results count too, so the last may be taken before the last item is sent.
+    while taken < items || next.is_some() {
         let mut moved = false;
         if let Some(n) = next
             && pair.out.push(queued(n)).is_ok()
@@ -173,7 +174,9 @@ fn feed_queues(pair: &Pair, round: u64, skip: u32, items: u32) -> Result<()> {
             next = numbers.next();
             moved = true;
         }
-        if let Some(done) = pair.back.pop() {
+        if taken < items
+            && let Some(done) = pair.back.pop()
+        {
             expect("queued item", done[0].into(), done[1].into(), fold_result(done[0]).into())?;
             taken += 1;
             moved = true;
