@@ -79,6 +79,9 @@ impl Pair {
                             waited = 0;
                             let mut done = [item[0], fold_of(&item), 0, 3];
                             while let Err(full) = self.back.push(done) {
+                                if self.stop.load(Ordering::Relaxed) {
+                                    return;
+                                }
                                 done = full;
                                 std::thread::yield_now();
                             }
@@ -165,6 +168,7 @@ pub(super) fn queues(round: u64, producers: u32, items: u32) -> Result<Turn> {
 fn feed_queues(pair: &Pair, round: u64, skip: u32, items: u32) -> Result<()> {
     let mut numbers = numbers(round, skip + items).skip(skip as usize);
     let (mut next, mut taken, mut waited) = (numbers.next(), 0, 0);
+    let give_up = Instant::now() + DEADLINE;
     // Others' results count too, so the last may be taken before the last item is sent.
     while taken < items || next.is_some() {
         let mut moved = false;
@@ -181,7 +185,13 @@ fn feed_queues(pair: &Pair, round: u64, skip: u32, items: u32) -> Result<()> {
             taken += 1;
             moved = true;
         }
-        if moved { waited = 0 } else { rest(&mut waited) }
+        if moved {
+            waited = 0
+        } else {
+            rest(&mut waited)
+        }
+        // A producer that left with an error has taken none of the others' results.
+        ensure!(moved || Instant::now() < give_up, "no result within {DEADLINE:?}; see which producer left");
     }
     Ok(())
 }
