@@ -132,19 +132,23 @@ fn a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is() {
 }
 
 fn a_spare_has_compiled_everything_before_it_is_needed() {
-    let backend = open(options().spare(true));
-    let pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
+    let backend = open(options().spare(true).silence(WAIT).compile_deadline(Duration::from_secs(5)));
+    let mut pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
     for generation in 2..6 {
         until("no spare", || backend.spare_pid().is_some());
-        let spare = backend.spare_pid();
-        assert_ne!(spare, backend.worker_pid());
+        let spare = backend.spare_pid().expect("a spare");
+        assert_ne!(backend.worker_pid(), Some(spare));
         kill(&backend);
         until_lost(&backend);
         assert_eq!(backend.recover().expect("recovered"), Generation(generation));
-        assert_eq!(backend.worker_pid(), spare);
+        assert_eq!(backend.worker_pid(), Some(spare));
         let replacement = backend.last_replacement().expect("it was replaced");
         assert!(replacement.from_spare && replacement.generation == Generation(generation));
         assert_eq!(replacement.loss.cause, LossCause::Killed);
+        // It cannot compile now, and need not.
+        signal(spare, Signal::STOP);
+        pipeline = backend.compile(&program(DOUBLE)).expect("compiled long ago");
+        signal(spare, Signal::CONT);
         doubles(&backend, 100);
     }
     drop(pipeline);
@@ -156,6 +160,39 @@ fn a_spare_has_compiled_everything_before_it_is_needed() {
     until_lost(&backend);
     backend.recover().expect("recovered, whichever it was");
     doubles(&backend, 100);
+}
+
+fn a_kernel_that_does_not_leave_is_ended_with_its_worker() {
+    let backend = Arc::new(open(options().crash_budget(100, WAIT)));
+    let stubborn = IsolatedBackend::open(IsolatedOptions::new("stubborn")).expect("a worker");
+    let stubborn = Arc::new(stubborn);
+    for backend in [backend, stubborn] {
+        let megakernel = Megakernel::builder(Arc::clone(&backend) as Arc<dyn VyreBackend>)
+            .handler(OpcodeHandler::new(0x40, "endless", |h| {
+                h.while_(true, |h| {
+                    h.let_("x", h.arg(0));
+                });
+                h.complete(0_u32);
+            }))
+            .build()
+            .expect("a megakernel");
+        let options = SessionOptions::new().slots(64).stop_deadline(Duration::from_millis(100));
+        let session = megakernel.start_with(options).expect("a session");
+        let ticket = session.submit(SlotDescriptor::new(0x40)).expect("submitted");
+        assert!(session.stop().is_err());
+        let answered = session.wait(&ticket, WAIT);
+        assert!(answered.is_err(), "{answered:?}");
+        drop(session);
+        if backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).is_err() {
+            let loss = loss(&backend);
+            assert!(loss.cause == LossCause::Unresponsive && loss.reason.contains("reaped"), "{loss:?}");
+            backend.recover().expect("recovered");
+            assert_eq!(backend.identity().name, "stubborn");
+        } else {
+            assert_eq!(backend.identity().name, "cpu");
+        }
+        doubles(backend.as_ref(), 100);
+    }
 }
 
 fn session(backend: Arc<IsolatedBackend>) -> PersistentSession {
@@ -213,6 +250,7 @@ fn main() {
         a_stopped_worker_is_unresponsive_and_replaced,
         a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is,
         a_spare_has_compiled_everything_before_it_is_needed,
+        a_kernel_that_does_not_leave_is_ended_with_its_worker,
         a_session_goes_on_in_the_next_worker,
         a_kernel_says_without_being_asked_that_its_worker_is_gone,
         dropping_the_backend_ends_its_processes,

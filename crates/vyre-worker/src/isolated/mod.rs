@@ -117,9 +117,9 @@ impl IsolatedBackend {
         self.shared.current.load().worker.pid()
     }
 
-    /// The process id of the warm spare, if there is one and it is ready.
+    /// The process id of the warm spare, if there is one and it has compiled everything that is in use.
     pub fn spare_pid(&self) -> Option<u32> {
-        self.shared.recovery.spare()?.pid()
+        self.shared.recovery.ready_spare()?.pid()
     }
 
     /// How the current worker came to replace the one before it, if it did.

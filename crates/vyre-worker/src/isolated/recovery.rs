@@ -101,6 +101,13 @@ impl Recovery {
         lock(&self.spare).clone()
     }
 
+    /// The spare, once everything that is in use is compiled in it.
+    pub(super) fn ready_spare(&self) -> Option<Arc<Worker>> {
+        let spare = self.spare().filter(|spare| spare.loss().is_none())?;
+        let programs: Vec<_> = lock(&self.programs).iter().filter_map(Weak::upgrade).collect();
+        programs.iter().all(|program| spare.is_prepared(program)).then_some(spare)
+    }
+
     /// Keeps a program in mind for as long as the request is held.
     pub(super) fn remember(&self, request: &Arc<Request>) {
         let mut programs = lock(&self.programs);

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
 
+mod stubborn;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ pub fn registry() -> Registry {
                 CpuConfig::default().threads(threads).memory_bytes(64 << 20),
             )))
         })
+        .backend("stubborn", |_| Ok(Arc::new(stubborn::Stubborn::new(CpuBackend::new()))))
         .backend("none", |_| Err(BackendError::Unsupported { what: "this".into(), remedy: "that".into() }))
         .backend("panics", |_| panic!("the very words"))
         .kernel("reverse", |request, response| {
