@@ -128,7 +128,13 @@ fn a_kill_while_a_suspect_runs_alone_convicts_nobody_and_it_runs_alone_again() {
 /// A kernel that never runs convicts nobody either.
 #[test]
 fn a_loss_while_a_suspects_kernel_starts_or_leaves_convicts_nobody() {
-    for point in [FaultPoint::Start, FaultPoint::AfterStart, FaultPoint::Quiesce, FaultPoint::Reap] {
+    for (point, cause) in [
+        (FaultPoint::Start, LossCause::Fault),
+        // The suspect may be running by then, so that a fault would convict it.
+        (FaultPoint::AfterStart, LossCause::Killed),
+        (FaultPoint::Quiesce, LossCause::Fault),
+        (FaultPoint::Reap, LossCause::Fault),
+    ] {
         for skip in 0..3 {
             let (backend, session) = start(1, SessionOptions::new());
             set_gate(&session, 0, true);
@@ -136,7 +142,7 @@ fn a_loss_while_a_suspects_kernel_starts_or_leaves_convicts_nobody() {
             let tickets =
                 together(&session, &[item(ADD_ONE, &[1]), item(GATED, &[1, 8]), item(ADD_ONE, &[2])]);
             until("not lost", || backend.passes(FaultPoint::Recover) == 1);
-            backend.arm(point, skip, InjectedFault::Loss);
+            backend.arm(point, skip, InjectedFault::LossBy(cause));
             open_gate(&session, 1);
             let answers = [0, 1, 2].map(|at| answer(&session, &tickets[at]));
             assert_eq!(answers, [Ok(2), Ok(8), Ok(3)], "{point:?} {skip}");
