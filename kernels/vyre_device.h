@@ -279,7 +279,7 @@ struct VyreBuffer {
 // would ask at every access which memory it is in.
 template <class T>
 VYRE_FUNCTION T* vyre_global(u64 address) {
-#if VYRE_CUDA
+#if VYRE_CUDA && !VYRE_GENERIC_ADDRESSES
   return (T*)__cvta_global_to_generic((size_t)address);
 #elif VYRE_AMD
   return (T*)(__attribute__((address_space(1))) T*)address;

@@ -8,6 +8,8 @@
 #ifndef VYRE_RESIDENT_ACCESS_H
 #define VYRE_RESIDENT_ACCESS_H
 
+// With the addresses of a resident kernel told apart, cicc of CUDA 13.0 does not end.
+#define VYRE_GENERIC_ADDRESSES 1
 #include "../vyre_device.h"
 
 #if VYRE_CUDA && !defined(VYRE_FENCED)
@@ -86,21 +88,21 @@ VYRE_FUNCTION void vyre_tell_host(T* at, T value) {
 VYRE_FUNCTION void vyre_fence_device() {
 #if VYRE_AMD
   __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "agent");
-#else
-  __threadfence();
+#elif VYRE_CUDA
+  asm volatile("fence.acq_rel.gpu;" : : : "memory");
 #endif
 }
 VYRE_FUNCTION void vyre_fence_system() {
 #if VYRE_AMD
   __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "");
-#else
-  __threadfence_system();
+#elif VYRE_CUDA
+  asm volatile("fence.acq_rel.sys;" : : : "memory");
 #endif
 }
 
 VYRE_FUNCTION void vyre_rest(u32 nanoseconds) {
 #if VYRE_CUDA
-  __nanosleep(nanoseconds);
+  asm volatile("nanosleep.u32 %0;" : : "r"(nanoseconds));
 #else
   // 64 cycles each, some 30 ns.
   if (nanoseconds > 200) {

@@ -43,7 +43,7 @@ VYRE_FUNCTION void vyre_item_end(VyreGroupShared& shared) {
 }
 
 // Waits for an item; false to leave.
-static __device__ __noinline__ bool vyre_await_group_item(const VyreResident& kernel, VyreLive* live, VyreGroupShared& shared,
+VYRE_FUNCTION bool vyre_await_group_item(const VyreResident& kernel, VyreLive* live, VyreGroupShared& shared,
                                          u64 place) {
   VyreEntry entry;
   for (u32 looks = 1; !vyre_pull(kernel.groups, kernel.queue_shift, place, entry); looks++) {
@@ -68,7 +68,7 @@ static __device__ __noinline__ bool vyre_await_group_item(const VyreResident& ke
 }
 
 // One invocation does with the item what its outcome says.
-static __device__ __noinline__ void vyre_end_group_item(const VyreResident& kernel, VyreLive* live, VyreItemContext& vyre,
+VYRE_FUNCTION void vyre_end_group_item(const VyreResident& kernel, VyreLive* live, VyreItemContext& vyre,
                                        const VyreGroupShared& shared, VyreItem& item, VyreOutcome outcome) {
   vyre.left = shared.left != 0;
   vyre.trapped = shared.trap != ~0ull;

@@ -9,6 +9,10 @@
 // Runs of an item in a row before others are let go first.
 #define VYRE_RUNS 8u
 
+// Items are published in ticket order but for producers that are preempted. So while nothing comes, a wave looks for
+// the first that it waits for, and for the others at every so manieth look only.
+#define VYRE_LOOKS_AT_ALL 8u
+
 struct VyreLaneShared {
   VyreQuarter staged[4][VYRE_THREADS];  // the item of each lane
   u64 base;
@@ -189,11 +193,14 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       const bool claimed = threadIdx.x < kernel.claim && !vyre_is_marked(ring, lane.ticket);
       lane.state = claimed ? VyreLaneState::WAITING : VyreLaneState::IDLE;
     }
+    bool coming = true;
     for (u32 looks = 1;; looks++) {
       if (resuming && vyre_wave_all(lane.state == VyreLaneState::IDLE)) {
         vyre_take_ready(kernel, live, ring, shared, lane, worker);
       }
-      if (lane.state == VyreLaneState::WAITING) vyre_poll(ring, shared, lane);
+      const u64 waiting = vyre_wave_ballot(lane.state == VyreLaneState::WAITING);
+      const bool all = coming || looks % VYRE_LOOKS_AT_ALL == 0 || vyre_trailing_zeros(waiting) == vyre_wave_lane();
+      if (all && lane.state == VyreLaneState::WAITING) vyre_poll(ring, shared, lane);
       // Nothing begins behind a shutdown that was seen.
       const bool fresh = !lane.resumed && !lane.released;
       if (lane.state == VyreLaneState::READY && fresh && lane.ticket > closed) lane.state = VyreLaneState::IDLE;
@@ -216,7 +223,8 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
           if (vyre_wave_any(done)) break;
         }
       }
-      if (!vyre_wave_any(ready)) vyre_rest(20);
+      coming = vyre_wave_any(ready);
+      if (!coming) vyre_rest(20);
     }
     if (leaving) shared.leaving = 1;
     if (resuming) break;

@@ -1,18 +1,25 @@
-//! A session on a GPU: one item at a time and batches of 32, every answer checked.
+//! A session on a GPU beside the physical limit: one item at a time, and batches of 32. Answers are checked and
+//! acknowledgements counted.
 //!
 //! `--emit` prints the kernel of the conformance handlers instead, and needs no GPU.
 
 use std::error::Error;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vyre_driver::VyreBackend;
 use vyre_driver::wait::WaitStrategy;
 use vyre_hip::HipBackend;
+use vyre_hip::compile::{Architecture, CompileRequest};
+use vyre_hip::device::{HostMemory as _, LaunchConfig, Module, PinnedMemory, Stream, StreamPriority};
+use vyre_hip::{emit, kernels};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::SessionOptions;
 use vyre_runtime::{
-    BatchDescriptor, BuiltinOpcode, Megakernel, OpcodeHandler, PersistentSession, SlotDescriptor, conformance,
+    BatchDescriptor, BuiltinOpcode, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
+    SlotDescriptor, conformance,
 };
 
 const ADD_ONE: u32 = 0x40;
@@ -25,10 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::args().any(|argument| argument == "--emit") {
         let handlers = HandlerTable::new(conformance::handlers())?;
         let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE)?;
-        print!("{}", vyre_hip::emit::resident(programs.lane(), programs.workgroup())?.source);
+        print!("{}", emit::resident(programs.lane(), programs.workgroup())?.source);
         return Ok(());
     }
-    let backend: Arc<dyn VyreBackend> = Arc::new(HipBackend::open(0)?);
+    let backend = Arc::new(HipBackend::open(0)?);
+    let echo_us = echo(&backend)?;
+    let backend: Arc<dyn VyreBackend> = backend;
     let megakernel = Megakernel::builder(Arc::clone(&backend))
         .slots(1 << 15)
         .handler(OpcodeHandler::new(ADD_ONE, "add_one", |h| h.complete(h.arg(0) + 1)))
@@ -36,9 +45,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let session = megakernel.start_with(SessionOptions::new().wait_strategy(WaitStrategy::Spin))?;
     println!("started in {:.1} ms, compiling included", started.elapsed().as_secs_f64() * 1e3);
-    one_by_one(&session, "NOP", BuiltinOpcode::Nop.wire(), |_| 0)?;
+    let item_us = one_by_one(&session, "NOP", BuiltinOpcode::Nop.wire(), |_| 0)?;
+    println!("a NOP's p50 is {:.2} of the echo's", item_us / echo_us);
     one_by_one(&session, "ADD_ONE", ADD_ONE, |n| u64::from(n) + 1)?;
-    batches(&session)?;
+    for producers in [1, 2, 4] {
+        batches(&session, producers)?;
+    }
     let restarted = Instant::now();
     session.restart(WAIT)?;
     println!("restarted in {:.2} ms", restarted.elapsed().as_secs_f64() * 1e3);
@@ -49,13 +61,70 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The physical limit: one wave that answers a word of the host's with another. Its p50 in microseconds.
+const ECHO: &str = r#"
+#include "resident/access.h"
+extern "C" __global__ void echo(unsigned long long words) {
+  u32* word = vyre_global<u32>(words);
+  const u64 until = vyre_now() + 20000000000ull;
+  for (u32 seen = 0; seen != ~0u && vyre_now() < until;) {
+    const u32 now = vyre_look_at_host(word);
+    if (now != seen) vyre_tell_host(word + 16, now);
+    seen = now;
+  }
+}
+"#;
+
+fn echo(backend: &HipBackend) -> Result<f64, Box<dyn Error>> {
+    let context = backend.context();
+    let arch = Architecture::of_device(&context.info().arch)?;
+    let headers = kernels::headers_of(ECHO);
+    let flags = emit::flags(arch.platform());
+    let request = CompileRequest {
+        name: "echo",
+        source: ECHO,
+        headers: &headers,
+        arch: &arch,
+        flags: &flags,
+        lines: None,
+    };
+    let object = backend.compiler().compile(&request)?;
+    let function = Module::load(context, &object.image)?.function("echo")?;
+    let stream = Stream::new(context, StreamPriority::High)?;
+    let words = PinnedMemory::new(context, "the words of the echo", 128)?;
+    let launch = LaunchConfig { grid: [1; 3], workgroup: [1; 3], shared_bytes: 0 };
+    // SAFETY: the kernel takes the address of the words, which live until it has ended.
+    unsafe { function.launch(&stream, &launch, &words.device_address().to_le_bytes()) }?;
+    let (asked, answered) = (words.word(0)?, words.word(64)?);
+    let mut times = Vec::with_capacity(SINGLES as usize);
+    for n in (1..=SINGLES).chain([u32::MAX]) {
+        let start = Instant::now();
+        asked.store(n, Ordering::Release);
+        while answered.load(Ordering::Acquire) != n {
+            std::hint::spin_loop();
+        }
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    stream.wait(WAIT)?;
+    Ok(print_times("bare echo kernel", &mut times))
+}
+
+/// Prints the distribution, and yields the median.
+fn print_times(name: &str, times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[(times.len() as f64 * share) as usize];
+    let [min, p50, p99, rare] = [0.0, 0.5, 0.99, 0.999].map(at);
+    println!("{name}: min {min:.2} p50 {p50:.2} p99 {p99:.2} p99.9 {rare:.2} us");
+    p50
+}
+
 /// Submit, wait, next.
 fn one_by_one(
     session: &PersistentSession,
     name: &str,
     opcode: u32,
     expected: impl Fn(u32) -> u64,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<f64, Box<dyn Error>> {
     let mut times = Vec::with_capacity(SINGLES as usize);
     let mut wrong = 0;
     for n in 0..SINGLES {
@@ -66,39 +135,40 @@ fn one_by_one(
         times.push(start.elapsed().as_secs_f64() * 1e6);
         wrong += u32::from(done.result() != expected(argument));
     }
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[(times.len() as f64 * share) as usize];
-    println!(
-        "{name}: one item min {:.2} p50 {:.2} p99 {:.2} p99.9 {:.2} us; wrong {wrong} of {SINGLES}",
-        at(0.0),
-        at(0.5),
-        at(0.99),
-        at(0.999)
-    );
-    Ok(())
+    let p50 = print_times(name, &mut times);
+    println!("  wrong answers: {wrong} of {SINGLES}");
+    Ok(p50)
 }
 
-/// Batches of detached items, counted by what the device acknowledged.
-fn batches(session: &PersistentSession) -> Result<(), Box<dyn Error>> {
+/// Batches of detached items, counted by what the device did.
+fn batches(session: &PersistentSession, producers: u32) -> Result<(), Box<dyn Error>> {
     let batch: BatchDescriptor = (0..BATCH).map(|_| SlotDescriptor::new(BuiltinOpcode::Nop)).collect();
-    for _ in 0..3 {
-        let before = session.telemetry().done;
-        let start = Instant::now();
+    let produce = || -> Result<(), MegakernelError> {
         for _ in 0..BATCHES {
             while let Err(error) = session.submit_batch_detached(&batch) {
-                if !matches!(error, vyre_runtime::MegakernelError::RingFull { .. }) {
-                    return Err(error.into());
+                if !matches!(error, MegakernelError::RingFull { .. }) {
+                    return Err(error);
                 }
                 std::hint::spin_loop();
             }
         }
-        session.drain(WAIT)?;
-        let seconds = start.elapsed().as_secs_f64();
-        // The kernel mirrors its counts at every beat.
-        std::thread::sleep(Duration::from_millis(20));
-        let items = f64::from(BATCH * BATCHES);
-        let done = session.telemetry().done - before;
-        println!("batches of {BATCH}: {:.1} M items/s; {done} of {items} done", items / seconds / 1e6);
-    }
+        Ok(())
+    };
+    let before = session.telemetry().done;
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..producers).map(|_| scope.spawn(produce)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    session.drain(WAIT)?;
+    let seconds = start.elapsed().as_secs_f64();
+    // The kernel mirrors its counts before it leaves.
+    session.restart(WAIT)?;
+    let items = u64::from(BATCH * BATCHES * producers);
+    let done = session.telemetry().done - before;
+    println!(
+        "{producers} producers, batches of {BATCH}: {:.1} M items/s; {done} of {items} done",
+        items as f64 / seconds / 1e6
+    );
     Ok(())
 }

@@ -7,6 +7,7 @@ mod bundle;
 mod errors;
 mod gemm;
 mod programs;
+mod sessions;
 mod suite;
 mod trial;
 

@@ -14,6 +14,7 @@ use super::Device;
 use super::errors;
 use super::gemm;
 use super::programs::{self, Data};
+use super::sessions;
 use super::trial::{Records, Verdict};
 
 /// Adds the trials of one device.
@@ -85,6 +86,7 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
                 .into()
         }));
     }
+    sessions::add(device, records, trials);
     programs::add(device, records, trials);
     errors::add(device, records, trials);
     gemm::add(device, records, trials);

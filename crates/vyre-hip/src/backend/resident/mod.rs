@@ -16,13 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vyre_driver::region::SharedRegion;
 use vyre_driver::view::DeviceView;
-use vyre_driver::{
-    BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
-};
+use vyre_driver::{BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest};
 
 use super::kernel::load;
 use super::{GENERATION, Inner};
-use crate::api::Platform;
 use crate::device::{Function, LaunchConfig, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
 use crate::emit::{self, EmittedResident};
 use kernel::{Kernel, PINNED_BYTES, Parts};
@@ -70,7 +67,7 @@ impl Pipeline {
         let name = &spec.lane.program().name;
         let emitted = emit::resident(&spec.lane, spec.workgroup.as_ref())
             .map_err(|error| BackendError::CompileFailed { program: name.clone(), log: error.to_string() })?;
-        let module = load(inner, name, &emitted.source, &emitted.lines, resident_flags(inner))?;
+        let module = load(inner, name, &emitted.source, &emitted.lines, emit::flags(inner.arch.platform()))?;
         let kernel = module.function(&emitted.kernel)?;
         let prepare = module.function(&emitted.prepare)?;
         let shape = grid(inner, spec, &emitted, &kernel)?;
@@ -97,17 +94,6 @@ impl Pipeline {
         *last = Some((Arc::clone(region), Arc::clone(&registered)));
         Ok(registered)
     }
-}
-
-/// The flags for a resident kernel.
-fn resident_flags(inner: &Inner) -> Vec<String> {
-    let platform = inner.arch.platform();
-    let mut flags = emit::flags(platform);
-    if platform == Platform::Nvidia {
-        // The front end's -O2 does not end on the roles of the skeleton; ptxas optimises all the same.
-        flags.extend(["-Xcicc".to_owned(), "-O1".to_owned()]);
-    }
-    flags
 }
 
 /// How many workgroups do what.
