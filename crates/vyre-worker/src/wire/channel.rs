@@ -2,6 +2,7 @@ use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,11 @@ use super::frame::{Fds, Frame, FrameHeader, HEADER_BYTES, MAX_FDS, MAX_PAYLOAD};
 /// nearer one is slept towards exactly.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long a receiver that has a deadline looks again and again before it sleeps: somewhat more than an idle
+/// worker takes to answer. To be woken costs as much again; a receiver without a deadline waits for the next request,
+/// whenever that comes, and sleeps at once.
+const SPIN: Duration = Duration::from_micros(15);
+
 /// Room for exactly [`MAX_FDS`]: the system cuts off more, and says so.
 const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
 
@@ -31,6 +37,8 @@ pub struct Channel {
     socket: OwnedFd,
     /// Whether the socket's receive time-out is [`TICK`]. Set once a deadline is first given, never cleared.
     ticking: AtomicBool,
+    /// Asked for when the channel is made: in a sandbox nothing may be opened to find out.
+    may_spin: bool,
 }
 
 impl Channel {
@@ -62,7 +70,7 @@ impl Channel {
     }
 
     fn over(socket: OwnedFd) -> Channel {
-        Channel { socket, ticking: AtomicBool::new(false) }
+        Channel { socket, ticking: AtomicBool::new(false), may_spin: may_spin() }
     }
 
     /// The socket alone.
@@ -112,7 +120,15 @@ impl Channel {
     /// for the caller to decide.
     pub fn receive(&self, until: Option<Instant>) -> Result<Frame, WireError> {
         let mut scratch = Scratch::take();
+        let mut spin = until.filter(|_| self.may_spin).map(|until| until.min(Instant::now() + SPIN));
         loop {
+            if spin.is_some_and(|end| Instant::now() < end) {
+                match self.receive_once(&mut scratch.0, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
+                    Err(error) if is_not_yet(&error) => continue,
+                    result => return result,
+                }
+            }
+            spin = None;
             let mut flags = RecvFlags::CMSG_CLOEXEC;
             if let Some(until) = until {
                 if until.saturating_duration_since(Instant::now()) < TICK {
@@ -125,8 +141,7 @@ impl Channel {
                 }
             }
             match self.receive_once(&mut scratch.0, flags) {
-                Err(WireError::Os { source, .. })
-                    if matches!(Errno::from_io_error(&source), Some(Errno::AGAIN | Errno::INTR)) => {}
+                Err(error) if is_not_yet(&error) => {}
                 result => return result,
             }
         }
@@ -176,6 +191,19 @@ impl Channel {
             }
         }
     }
+}
+
+/// With one processor, whoever looks keeps the answer from being made.
+fn may_spin() -> bool {
+    static MAY: LazyLock<bool> =
+        LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1));
+    *MAY
+}
+
+/// Whether there was nothing to receive.
+fn is_not_yet(error: &WireError) -> bool {
+    let WireError::Os { source, .. } = error else { return false };
+    matches!(Errno::from_io_error(source), Some(Errno::AGAIN | Errno::INTR))
 }
 
 fn at_most(what: &'static str, got: usize, limit: usize) -> Result<(), WireError> {
