@@ -1,6 +1,7 @@
-//! Which backends this version has, and opening one.
+//! Which backends this version has, where they run, and opening one.
 //!
-//! A backend joins by a line in [`survey`] and, if `Auto` may choose it, a line in [`open`].
+//! A backend joins by a line in [`registry`], one in [`in_process`], one in [`survey`] and, if `Auto` may choose it,
+//! a line in [`OpenOptions::open`].
 
 use std::sync::Arc;
 
@@ -8,18 +9,34 @@ use thiserror::Error;
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, BackendIdentity, Capabilities, VyreBackend};
 use vyre_hip::HipBackend;
+use vyre_hip::api::Api;
+use vyre_worker::sandbox::Sandbox;
+use vyre_worker::{IsolatedBackend, IsolatedOptions, Registry, StartError};
 
 /// Which backend to open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// The fastest that works here.
+    /// The first GPU if there is one that can keep a kernel resident, else the host's own threads.
     #[default]
     Auto,
     /// The host's own threads.
     Cpu,
     /// The first GPU, through HIP or the CUDA driver.
     Hip,
+}
+
+/// In which process a backend works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// A GPU in a worker, since a device fault ends the process that owns the device; the host's threads here.
+    #[default]
+    Auto,
+    /// Here. A device fault then ends all use of that device in this process.
+    InProcess,
+    /// In a worker, whichever backend it is.
+    Worker,
 }
 
 /// Why a backend was not opened.
@@ -35,28 +52,136 @@ pub enum OpenError {
         #[source]
         source: BackendError,
     },
+    /// The worker that was to host it does not start.
+    #[error("no worker for backend `{backend}`")]
+    Worker {
+        /// Its name.
+        backend: &'static str,
+        /// What happened. [`StartError::NotInitialised`] says that [`worker_main`] was not called.
+        #[source]
+        source: Box<StartError>,
+    },
 }
 
-/// Opens a backend.
-///
-/// # Errors
-///
-/// [`OpenError::Backend`] if it does not start.
-pub fn open(choice: BackendChoice) -> Result<Arc<dyn VyreBackend>, OpenError> {
-    match choice {
-        // Sessions need a resident kernel, which only this one has yet.
-        BackendChoice::Auto | BackendChoice::Cpu => open_cpu(),
-        BackendChoice::Hip => open_hip(),
+/// Makes this process a worker if it was started as one; otherwise returns at once. Call it first of all in `main`
+/// of a program that isolates a backend, before threads are started and arguments are read: the worker is the same
+/// executable, run again, and never returns from here.
+pub fn worker_main() {
+    vyre_worker::init(&registry());
+}
+
+/// What a worker of this executable can host.
+fn registry() -> Registry {
+    [Named::Cpu, Named::Hip]
+        .into_iter()
+        .fold(Registry::new(), |registry, named| registry.backend(named.name(), move |_| in_process(named)))
+}
+
+/// A backend by name.
+#[derive(Clone, Copy)]
+enum Named {
+    Cpu,
+    Hip,
+}
+
+impl Named {
+    const fn name(self) -> &'static str {
+        match self {
+            Named::Cpu => "cpu",
+            Named::Hip => "hip",
+        }
     }
 }
 
-fn open_hip() -> Result<Arc<dyn VyreBackend>, OpenError> {
-    let opened = HipBackend::open(0).map_err(|source| OpenError::Backend { backend: "hip", source })?;
-    Ok(Arc::new(opened))
+fn in_process(named: Named) -> Result<Arc<dyn VyreBackend>, BackendError> {
+    Ok(match named {
+        Named::Cpu => Arc::new(CpuBackend::new()),
+        Named::Hip => Arc::new(HipBackend::open(0)?),
+    })
 }
 
-fn open_cpu() -> Result<Arc<dyn VyreBackend>, OpenError> {
-    Ok(Arc::new(CpuBackend::new()))
+/// Whether there is a GPU at all. Makes no context, so this process never owns a device.
+fn has_gpu() -> bool {
+    Api::open().is_ok_and(|api| api.devices() > 0)
+}
+
+/// Opens a backend: a GPU in a worker, the host's threads in this process.
+///
+/// # Errors
+///
+/// As [`OpenOptions::open`].
+pub fn open(choice: BackendChoice) -> Result<Arc<dyn VyreBackend>, OpenError> {
+    OpenOptions::new(choice).open()
+}
+
+/// What to open, and how.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct OpenOptions {
+    choice: BackendChoice,
+    isolation: Isolation,
+    spare: bool,
+    fall_back: bool,
+}
+
+impl OpenOptions {
+    /// A backend, isolated as [`Isolation::Auto`] says, without a spare, without a fallback.
+    pub fn new(choice: BackendChoice) -> OpenOptions {
+        OpenOptions { choice, ..OpenOptions::default() }
+    }
+
+    /// In which process it works.
+    pub fn isolation(self, isolation: Isolation) -> OpenOptions {
+        OpenOptions { isolation, ..self }
+    }
+
+    /// Whether a second worker is kept ready, so that a loss is recovered from in milliseconds. It costs a process
+    /// and, on a GPU, a context.
+    pub fn spare(self, spare: bool) -> OpenOptions {
+        OpenOptions { spare, ..self }
+    }
+
+    /// Whether work goes on with the host's threads once the worker has crashed too often. Without it that is final.
+    pub fn fall_back_to_cpu(self, fall_back: bool) -> OpenOptions {
+        OpenOptions { fall_back, ..self }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Backend`] if it does not start, [`OpenError::Worker`] if its worker does not. `Auto` is refused
+    /// only when there is a GPU that ought to work.
+    pub fn open(&self) -> Result<Arc<dyn VyreBackend>, OpenError> {
+        match self.choice {
+            BackendChoice::Cpu => self.open_named(Named::Cpu),
+            BackendChoice::Hip => self.open_named(Named::Hip),
+            BackendChoice::Auto if has_gpu() => self.open_named(Named::Hip),
+            BackendChoice::Auto => self.open_named(Named::Cpu),
+        }
+    }
+
+    fn open_named(&self, named: Named) -> Result<Arc<dyn VyreBackend>, OpenError> {
+        let backend = named.name();
+        let isolated = match (self.isolation, named) {
+            (Isolation::Worker, _) | (Isolation::Auto, Named::Hip) => true,
+            (Isolation::InProcess, _) | (Isolation::Auto, Named::Cpu) => false,
+        };
+        if !isolated {
+            return in_process(named).map_err(|source| OpenError::Backend { backend, source });
+        }
+        let mut options = IsolatedOptions::new(backend).spare(self.spare);
+        if matches!(named, Named::Cpu) {
+            options = options.sandbox(Sandbox::Strict);
+        }
+        if self.fall_back {
+            options = options.fallback(Arc::new(CpuBackend::new()));
+        }
+        match IsolatedBackend::open(options) {
+            Ok(opened) => Ok(Arc::new(opened)),
+            Err(source) => Err(OpenError::Worker { backend, source: Box::new(source) }),
+        }
+    }
 }
 
 /// What is known about one backend.
@@ -68,16 +193,15 @@ pub struct BackendReport {
     pub status: Result<(BackendIdentity, Capabilities), String>,
 }
 
-/// Every backend that this version knows of, each with its device or the reason why it is not available.
+/// Every backend that this version knows of, each with its device or the reason why it is not available. They are
+/// opened in this process for that.
 pub fn survey() -> Vec<BackendReport> {
-    let status = |opened: Result<Arc<dyn VyreBackend>, OpenError>| match opened {
+    let status = |opened: Result<Arc<dyn VyreBackend>, BackendError>| match opened {
         Ok(backend) => Ok((backend.identity().clone(), backend.capabilities().clone())),
         Err(error) => Err(chain(&error)),
     };
-    vec![
-        BackendReport { name: "cpu", status: status(open_cpu()) },
-        BackendReport { name: "hip", status: status(open_hip()) },
-    ]
+    let report = |named: Named| BackendReport { name: named.name(), status: status(in_process(named)) };
+    vec![report(Named::Cpu), report(Named::Hip)]
 }
 
 /// An error and its causes in one line.

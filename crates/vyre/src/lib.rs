@@ -6,6 +6,7 @@
 //! use vyre::{BackendChoice, Megakernel, OpcodeHandler, SlotDescriptor};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! vyre::worker_main(); // first of all: a GPU is owned by a child process, which is this program run again
 //! let backend = vyre::open(BackendChoice::Auto)?;
 //! let megakernel = Megakernel::builder(backend)
 //!     .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1))) // IR, written once
@@ -20,15 +21,17 @@
 //! ```
 //!
 //! The layers are crates of their own, each usable alone, and re-exported here whole: [`foundation`] (the
-//! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend), [`hip`] (GPUs) and
-//! [`runtime`] (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]), the scanner behind
+//! typed IR), [`driver`] (what a backend must do, and the ring), [`cpu`] (the embedded backend), [`hip`] (GPUs),
+//! [`worker`] (any backend in a child process) and [`runtime`] (the megakernel). What this crate adds is choosing a backend ([`open`], [`survey`]), the scanner behind
 //! `vyre scan` ([`scan`]), and the verified matrix product behind `vyre gemm` ([`gemm`]).
 
 mod backends;
 pub mod gemm;
 pub mod scan;
 
-pub use backends::{BackendChoice, BackendReport, OpenError, open, survey};
+pub use backends::{
+    BackendChoice, BackendReport, Isolation, OpenError, OpenOptions, open, survey, worker_main,
+};
 pub use vyre_cpu as cpu;
 pub use vyre_driver as driver;
 pub use vyre_driver::{BackendError, BackendIdentity, Capabilities, VyreBackend};
@@ -40,6 +43,7 @@ pub use vyre_runtime::{
     BatchDescriptor, HandlerBinding, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
     SessionOptions, SlotDescriptor,
 };
+pub use vyre_worker as worker;
 
 /// The README's snippets, compiled and run as they stand.
 #[cfg(doctest)]

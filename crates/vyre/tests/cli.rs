@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -351,4 +352,51 @@ fn gemm_errors_are_status_two() {
         assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(stderr.contains(expected), "{stderr}");
     }
+}
+
+/// The only child of a process, once it has another one than `before`.
+fn next_worker(parent: u32, before: Option<u32>) -> u32 {
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).expect("it runs");
+        let children =
+            threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+        let child = children
+            .flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>());
+        match child.last() {
+            Some(child) if Some(child) != before => return child,
+            _ => std::thread::yield_now(),
+        }
+    }
+    panic!("no worker after {before:?}");
+}
+
+#[test]
+fn a_scan_goes_on_when_its_worker_is_killed_and_says_so_in_one_line() {
+    let content = b"x.y.xx\n".repeat(2000);
+    let names: Vec<String> = (0..60).map(|n| format!("{n:02}")).collect();
+    let files: Vec<(&[u8], &[u8])> = names.iter().map(|name| (name.as_bytes(), content.as_slice())).collect();
+    let fixture = Fixture::new(b"r1\tx+\nr2\ty\n", &files);
+    let (_, expected, _) = fixture.scan();
+    let mut scan = fixture.command(&["scan", "--isolated", "--rules", "r", "d"]);
+    let mut scan = scan.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("runs");
+    let mut stdout = scan.stdout.take().expect("piped");
+    let mut got = Vec::new();
+    // Whoever writes to a full pipe waits: the scan is in the middle whenever a worker is killed.
+    let mut worker = None;
+    for _ in 0..4 {
+        let mut piece = vec![0; 100_000];
+        stdout.read_exact(&mut piece).expect("more");
+        got.extend(piece);
+        let next = next_worker(scan.id(), worker);
+        let pid = rustix::process::Pid::from_raw(next as i32).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+        worker = Some(next);
+    }
+    stdout.read_to_end(&mut got).expect("the rest");
+    let output = scan.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(got == expected.as_bytes(), "{} bytes instead of {}", got.len(), expected.len());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.lines().count() == 1 && said.contains("signal 9"), "{said}");
 }

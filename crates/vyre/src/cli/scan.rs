@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use vyre::scan::{Fingerprint, Rules, RulesError, ScanOptions, ScanStats, Scanner, compare, walk};
+use vyre::{Isolation, OpenOptions};
 
 use super::output::Output;
 use super::progress::Progress;
@@ -38,6 +39,9 @@ pub(crate) struct ScanArguments {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    /// Run the backend in a child process, so that its death is not the end of the search. A GPU always is.
+    #[arg(long)]
+    isolated: bool,
     /// Write one JSON object for each match, and one for --stats.
     #[arg(long)]
     json: bool,
@@ -63,7 +67,8 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
         messages::path_error(path, error);
     }
 
-    let backend = vyre::open(arguments.backend.into())?;
+    let isolation = if arguments.isolated { Isolation::Worker } else { Isolation::Auto };
+    let backend = OpenOptions::new(arguments.backend.into()).isolation(isolation).open()?;
     let with_stats = arguments.stats || arguments.compare;
     let options = ScanOptions { producers: arguments.producers, latency: with_stats };
     let scanner = Scanner::new(backend, rules, options)?;
@@ -97,6 +102,13 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
     });
     progress.finish();
     let stats = stats?;
+    if let Some(loss) = &stats.last_loss {
+        let times = stats.recoveries;
+        messages::error(&format!(
+            "the device was lost and replaced, {times} in all, the last time because: {}; nothing was left out",
+            loss.replace('\n', " | ")
+        ));
+    }
     match write_error.map_or_else(|| output.flush(), Err) {
         // Who reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}

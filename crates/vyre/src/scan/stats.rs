@@ -50,6 +50,10 @@ pub struct ScanStats {
     pub occupancy: Occupancy,
     /// Latency of items, if it was measured, over all scans of the session.
     pub latency: Option<Latency>,
+    /// Device losses that the session recovered from, over all its scans.
+    pub recoveries: u64,
+    /// What was observed of the last one.
+    pub last_loss: Option<String>,
 }
 
 /// One table.
@@ -126,6 +130,8 @@ impl ScanStats {
             host_limit: table_limit(1),
             occupancy: device.occupancy(),
             latency: device.latency(),
+            recoveries: device.recoveries(),
+            last_loss: device.last_loss(),
         }
     }
 

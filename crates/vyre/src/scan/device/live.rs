@@ -138,6 +138,14 @@ impl Live {
         }
     }
 
+    pub(super) fn recoveries(&self) -> u64 {
+        self.session.telemetry().recoveries
+    }
+
+    pub(super) fn last_loss(&self) -> Option<String> {
+        self.session.last_recovery().map(|report| report.reason)
+    }
+
     pub(super) fn latency(&self) -> Option<Latency> {
         let latency = self.session.telemetry().latency?;
         let micros = |time: Duration| time.as_secs_f64() * 1e6;

@@ -186,6 +186,22 @@ impl Device {
             Device::Batches(_) => None,
         }
     }
+
+    /// Losses that it recovered from.
+    pub(super) fn recoveries(&self) -> u64 {
+        match self {
+            Device::Live(live) => live.recoveries(),
+            Device::Batches(_) => 0,
+        }
+    }
+
+    /// What was observed of the last one.
+    pub(super) fn last_loss(&self) -> Option<String> {
+        match self {
+            Device::Live(live) => live.last_loss(),
+            Device::Batches(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]
