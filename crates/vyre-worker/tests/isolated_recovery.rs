@@ -102,7 +102,7 @@ fn the_fallback_takes_over_only_when_the_budget_is_spent() {
 }
 
 fn a_stopped_worker_is_unresponsive_and_replaced() {
-    let backend = open(options().silence(Duration::from_millis(300)));
+    let backend = open(options().silence(Duration::from_millis(700)));
     let pipeline = backend.compile(&program(ENDLESS)).expect("compiled");
     let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
     std::thread::scope(|scope| {
@@ -117,12 +117,12 @@ fn a_stopped_worker_is_unresponsive_and_replaced() {
 }
 
 fn a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is() {
-    let options = options().silence(Duration::from_millis(100)).grace(Duration::from_millis(200));
+    let options = options().silence(Duration::from_millis(700)).grace(Duration::from_millis(200));
     let backend = open(options);
     let pipeline = backend.compile(&program(ENDLESS)).expect("compiled");
     let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
     let mut config = DispatchConfig::new([1, 1, 1]);
-    config.deadline = Some(Duration::from_millis(500));
+    config.deadline = Some(Duration::from_millis(1500));
     let late = pipeline.dispatch(&[data.binding()], &config);
     assert!(matches!(late, Err(BackendError::Deadline { .. })), "{late:?}");
     signal(backend.worker_pid().expect("a process"), Signal::STOP);
@@ -204,7 +204,7 @@ fn session(backend: Arc<IsolatedBackend>) -> PersistentSession {
 }
 
 fn a_session_goes_on_in_the_next_worker() {
-    let backend = Arc::new(open(options().crash_budget(100, WAIT).silence(Duration::from_millis(300))));
+    let backend = Arc::new(open(options().crash_budget(100, WAIT).silence(Duration::from_millis(700))));
     let session = session(Arc::clone(&backend));
     let signals = [Signal::KILL, Signal::ILL, Signal::ABORT, Signal::STOP, Signal::TERM];
     for (round, by) in (0_u64..).zip(signals) {

@@ -133,7 +133,13 @@ fn interned(name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    /// One after the other: the second fills a table of the process.
     #[test]
+    fn names_survive_and_a_worker_that_invents_them_is_remembered_a_bounded_number() {
+        every_variant_survives_the_way_there_and_back();
+        invented_names_are_bounded();
+    }
+
     fn every_variant_survives_the_way_there_and_back() {
         let text = |word: &str| word.to_owned();
         let errors = [
@@ -158,8 +164,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_worker_that_invents_names_is_remembered_a_bounded_number_of_them() {
+    fn invented_names_are_bounded() {
         let known = interned("grid").expect("there is room");
         assert!(std::ptr::eq(known, interned("grid").expect("known")));
         assert_eq!(interned(&"x".repeat(NAME_BYTES + 1)), None);
