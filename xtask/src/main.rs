@@ -35,6 +35,7 @@ enum Task {
 }
 
 fn main() -> Result<ExitCode> {
+    test_gpu::worker_main();
     match Cli::parse().task {
         Task::Ci { steps } => ci::run(&steps).map(|()| ExitCode::SUCCESS),
         Task::BuildKernels(options) => build_kernels::run(&options),

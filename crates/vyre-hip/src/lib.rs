@@ -13,6 +13,26 @@
 //! * `backend` joins them behind the driver's traits;
 //! * `gemm` launches the matrix product of `kernels/` with checked arguments.
 
+/// The variables that finding a library, a compiler and the cache depends on: what a process that hosts this backend
+/// for another one needs of that one's environment, beside what the vendors' libraries read.
+pub const ENVIRONMENT: &[&str] = &[
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "HIPCC",
+    "HIP_PATH",
+    "HOME",
+    "NVCC",
+    "PATH",
+    "ROCM_PATH",
+    "TMPDIR",
+    "VYRE_CACHE_BYTES",
+    "VYRE_CACHE_DIR",
+    "VYRE_HIP_LIBRARY",
+    "VYRE_HIP_PLATFORM",
+    "VYRE_PREBUILT_DIR",
+    "XDG_CACHE_HOME",
+];
+
 pub mod api;
 mod backend;
 pub mod compile;

@@ -170,10 +170,17 @@ impl OpenOptions {
         if !isolated {
             return in_process(named).map_err(|source| OpenError::Backend { backend, source });
         }
-        let mut options = IsolatedOptions::new(backend).spare(self.spare);
-        if matches!(named, Named::Cpu) {
-            options = options.sandbox(Sandbox::Strict);
-        }
+        let options = IsolatedOptions::new(backend).spare(self.spare);
+        let mut options = match named {
+            Named::Cpu => options.sandbox(Sandbox::Strict),
+            // It loads a library and runs a compiler, wherever this process would find them.
+            Named::Hip => {
+                vyre_hip::ENVIRONMENT.iter().fold(options, |options, name| match std::env::var_os(name) {
+                    Some(value) => options.env(name, value),
+                    None => options,
+                })
+            }
+        };
         if self.fall_back {
             options = options.fallback(Arc::new(CpuBackend::new()));
         }

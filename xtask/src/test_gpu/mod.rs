@@ -5,7 +5,9 @@
 
 mod bundle;
 mod errors;
+mod faulty;
 mod gemm;
+mod isolated;
 mod programs;
 mod sessions;
 mod suite;
@@ -21,6 +23,7 @@ use vyre_cpu::CpuBackend;
 use vyre_driver::VyreBackend;
 use vyre_hip::HipBackend;
 
+pub(crate) use isolated::worker_main;
 use trial::Records;
 
 /// How to test.
@@ -38,6 +41,9 @@ pub(crate) struct Options {
     /// Run only the trials whose names contain this.
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
+    /// How often each way to lose a GPU's worker is tried.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat_faults: u32,
     /// How many trials run at once; one for each processor by default.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -79,6 +85,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut trials = Vec::new();
     for device in &devices {
         suite::add(device, &files, &records, &mut trials)?;
+        if let Some(hip) = &device.hip {
+            isolated::add(&device.name, hip.ordinal(), options.repeat_faults, &records, &mut trials);
+        }
     }
     let arguments = libtest_mimic::Arguments {
         filter: options.filter.clone(),

@@ -1,0 +1,223 @@
+//! A GPU in a worker: every way that the device or the worker can die, and how long it takes to serve again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+use vyre::worker::{IsolatedBackend, IsolatedOptions, Registry};
+use vyre_driver::{BackendError, BufferDesc, CompiledPipeline, DispatchConfig, LossCause, VyreBackend};
+use vyre_foundation::builder::ProgramBuilder;
+use vyre_foundation::{Axis, BufferAccess, Builtin, DataType, MemorySpace, ValidatedProgram};
+
+use super::faulty::{DeviceFault, FaultyBackend};
+use super::programs::describe;
+use super::trial::Records;
+
+/// What a worker of this program can host beside what the facade's can.
+const FAULTY: &str = "hip-that-faults";
+/// How long a dispatch may take that does not end, and how long after that its worker is ended.
+const PATIENCE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(50);
+/// How long a spare may take to be ready.
+const SPARE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Makes this process a worker if it was started as one.
+pub(crate) fn worker_main() {
+    let open = |config: &[u8]| -> Result<Arc<dyn VyreBackend>, BackendError> {
+        let ordinal = config.first().copied().unwrap_or(0);
+        Ok(Arc::new(FaultyBackend::open(ordinal.into())?))
+    };
+    vyre::worker::init(&Registry::new().backend(FAULTY, open));
+}
+
+/// What ends a worker.
+#[derive(Clone, Copy, Debug)]
+enum Blow {
+    Device(DeviceFault),
+    Kill,
+    Stop,
+}
+
+const BLOWS: [(&str, Blow); 6] = [
+    ("illegal_address", Blow::Device(DeviceFault::IllegalAddress)),
+    ("illegal_instruction", Blow::Device(DeviceFault::IllegalInstruction)),
+    ("trap", Blow::Device(DeviceFault::Trap)),
+    ("hang", Blow::Device(DeviceFault::Hang)),
+    ("sigkill", Blow::Kill),
+    ("sigstop", Blow::Stop),
+];
+
+/// Adds the trials of one GPU, each blow `repeats` times.
+pub(crate) fn add(name: &str, ordinal: u32, repeats: u32, records: &Records, trials: &mut Vec<Trial>) {
+    let mut add = |test: String, body: Box<dyn FnOnce() -> Result<(), String> + Send>| {
+        trials.push(records.trial(format!("{name}-worker::{test}"), move || body().into()));
+    };
+    for spare in [false, true] {
+        for (blow_name, blow) in BLOWS {
+            let kind = if spare { "warm" } else { "cold" };
+            let body = move || recoveries(ordinal, blow_name, blow, spare, repeats);
+            add(format!("fault::{blow_name}_{kind}"), Box::new(body));
+        }
+    }
+    add("out_of_memory".to_owned(), Box::new(move || out_of_memory(ordinal)));
+}
+
+fn open(ordinal: u32, spare: bool) -> Result<IsolatedBackend, String> {
+    let options = IsolatedOptions::new(FAULTY)
+        .config([u8::try_from(ordinal).unwrap_or(0)])
+        .crash_budget(u32::MAX, Duration::from_secs(1))
+        .grace(GRACE)
+        .silence(Duration::from_millis(500))
+        .spare(spare);
+    let passed = vyre_hip::ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    let options = passed.fold(options, |options, (name, value)| options.env(name, value));
+    IsolatedBackend::open(options).map_err(|error| describe(&error))
+}
+
+/// A kernel whose results tell whether the device works.
+fn probe() -> Result<ValidatedProgram, String> {
+    let mut p = ProgramBuilder::kernel("probe").workgroup_size([64, 1, 1]);
+    let values = p.buffer("values", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
+    p.entry(|f| {
+        let me = f.let_("me", Builtin::GlobalId(Axis::X));
+        f.store(values, me, values.load(me) * 3 + me);
+    });
+    p.validate().map_err(|errors| errors.to_string())
+}
+
+/// Runs the probe over fresh values, and checks each.
+fn serve(
+    backend: &IsolatedBackend,
+    program: &ValidatedProgram,
+    seed: u32,
+) -> Result<Arc<dyn CompiledPipeline>, String> {
+    let error = |error: BackendError| describe(&error);
+    let pipeline = backend.compile(program).map_err(error)?;
+    let values: Vec<u32> = (0..256).map(|i: u32| i.wrapping_mul(0x9e37_79b9) ^ seed).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let buffer = backend.create_buffer(&BufferDesc::new("values", DataType::U32, 256)).map_err(error)?;
+    backend.write_buffer(buffer, 0, &bytes).map_err(error)?;
+    let config = DispatchConfig { deadline: Some(Duration::from_secs(10)), ..DispatchConfig::new([4, 1, 1]) };
+    pipeline.dispatch(&[buffer.binding()], &config).map_err(error)?;
+    let mut result = vec![0xAB; bytes.len()];
+    backend.read_buffer(buffer, 0, &mut result).map_err(error)?;
+    backend.destroy_buffer(buffer).map_err(error)?;
+    for ((i, value), word) in (0..).zip(values).zip(result.as_chunks::<4>().0) {
+        let (got, expected) = (u32::from_le_bytes(*word), value.wrapping_mul(3).wrapping_add(i));
+        if got != expected {
+            return Err(format!("element {i} after a recovery is {got}, not {expected}"));
+        }
+    }
+    Ok(pipeline)
+}
+
+/// Lets a blow fall until everybody has learned of it; returns what was answered.
+fn strike(backend: &IsolatedBackend, blow: Blow) -> Result<(BackendError, Duration), String> {
+    let signal = |signal| {
+        let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.ok_or("no worker to signal")?;
+        kill_process(pid, signal).map_err(|errno| errno.to_string())
+    };
+    let fault = match blow {
+        Blow::Device(fault) => fault,
+        // A program without a fault: what matters is who answers.
+        Blow::Kill | Blow::Stop => DeviceFault::Trap,
+    };
+    let pipeline = backend.compile(&fault.program()?).map_err(|error| describe(&error))?;
+    let started = Instant::now();
+    match blow {
+        Blow::Device(_) => {}
+        Blow::Kill => signal(Signal::KILL)?,
+        Blow::Stop => signal(Signal::STOP)?,
+    }
+    let config = DispatchConfig { deadline: Some(PATIENCE), ..DispatchConfig::new([1, 1, 1]) };
+    match pipeline.dispatch(&[], &config) {
+        Err(error) => Ok((error, started.elapsed())),
+        Ok(outcome) => Err(format!("it was survived: {outcome:?}")),
+    }
+}
+
+/// Times of one kind of blow.
+#[derive(Default)]
+struct Times {
+    detected: Vec<Duration>,
+    gone: Vec<Duration>,
+    ready: Vec<Duration>,
+    serving: Vec<Duration>,
+}
+
+fn recoveries(ordinal: u32, name: &str, blow: Blow, spare: bool, repeats: u32) -> Result<(), String> {
+    let backend = open(ordinal, spare)?;
+    let program = probe()?;
+    let mut kept = serve(&backend, &program, 1)?;
+    let mut times = Times::default();
+    for round in 0..repeats {
+        if spare {
+            wait_for_spare(&backend)?;
+        }
+        let generation = backend.generation();
+        let (error, detected) = strike(&backend, blow)?;
+        let struck = Instant::now();
+        let Some(loss) = error.loss() else { return Err(format!("no loss: {}", describe(&error))) };
+        let killed = loss.cause == LossCause::Killed;
+        if killed != matches!(blow, Blow::Kill) {
+            return Err(format!("{name} was taken for {:?}: {loss}", loss.cause));
+        }
+        let next = backend.recover().map_err(|error| describe(&error))?;
+        if next.0 != generation.0 + 1 {
+            return Err(format!("generation {next} after {generation}"));
+        }
+        kept = serve(&backend, &program, round).map_err(|error| format!("round {round}: {error}"))?;
+        times.serving.push(detected + struck.elapsed());
+        let replacement = backend.last_replacement().ok_or("no record of the replacement")?;
+        if replacement.from_spare != spare {
+            return Err(format!("round {round}: from_spare is {}", replacement.from_spare));
+        }
+        times.detected.push(detected);
+        times.gone.push(replacement.gone_after);
+        times.ready.push(replacement.ready_after);
+    }
+    drop(kept);
+    eprintln!(
+        "{name} {}: detected {}, then gone {}, then ready {}; fault to serving {} (p50/max of {repeats})",
+        if spare { "warm" } else { "cold" },
+        middle(&mut times.detected),
+        middle(&mut times.gone),
+        middle(&mut times.ready),
+        middle(&mut times.serving),
+    );
+    Ok(())
+}
+
+fn middle(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
+    format!("{:.1}/{:.1} ms", ms(times.get(times.len() / 2)), ms(times.last()))
+}
+
+fn wait_for_spare(backend: &IsolatedBackend) -> Result<(), String> {
+    let until = Instant::now() + SPARE_DEADLINE;
+    while backend.spare_pid().is_none() {
+        if Instant::now() > until {
+            return Err(format!("no spare within {SPARE_DEADLINE:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Too little memory is an error of one call, not a death.
+fn out_of_memory(ordinal: u32) -> Result<(), String> {
+    let backend = open(ordinal, false)?;
+    let program = probe()?;
+    let pid = backend.worker_pid();
+    let len = backend.capabilities().memory_bytes / 8 * 2;
+    match backend.create_buffer(&BufferDesc::new("too large", DataType::U64, len)) {
+        Err(BackendError::OutOfMemory { .. } | BackendError::InvalidArgument { .. }) => {}
+        Err(error) => return Err(describe(&error)),
+        Ok(_) => return Err(format!("{len} elements were allocated")),
+    }
+    serve(&backend, &program, 7)?;
+    if backend.worker_pid() == pid { Ok(()) } else { Err("the worker died of it".to_owned()) }
+}
