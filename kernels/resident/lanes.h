@@ -55,12 +55,13 @@ VYRE_FUNCTION void vyre_stage(VyreLaneShared& shared, const VyreItem& item) {
 VYRE_FUNCTION void vyre_poll(const VyreRing& ring, VyreLaneShared& shared, VyreLaneState& lane) {
   const u32 lap_tag = vyre_lap_tag(ring, lane.ticket);
   const VyreQuarter* slot = vyre_local_slot(ring, vyre_slot(ring, lane.ticket));
+  // All at once: one wait. Lanes that look in vain are few.
+  const VyreQuarter first = vyre_load_quarter<VYRE_DEVICE>(slot);
+  const VyreQuarter second = vyre_load_quarter<VYRE_DEVICE>(slot + 1);
+  const VyreQuarter third = vyre_load_quarter<VYRE_DEVICE>(slot + 2);
   const VyreQuarter last = vyre_load_quarter<VYRE_DEVICE>(slot + 3);
   u32 ahead = vyre_ahead(last.tag, lap_tag);
   if (ahead == 0) {
-    const VyreQuarter first = vyre_load_quarter<VYRE_DEVICE>(slot);
-    const VyreQuarter second = vyre_load_quarter<VYRE_DEVICE>(slot + 1);
-    const VyreQuarter third = vyre_load_quarter<VYRE_DEVICE>(slot + 2);
     // All words are used: see `vyre_load_quarter`.
     shared.staged[0][threadIdx.x] = first;
     shared.staged[1][threadIdx.x] = second;

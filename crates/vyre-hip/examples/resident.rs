@@ -9,14 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use vyre_driver::VyreBackend;
+use vyre_driver::layout::RegionConfig;
+use vyre_driver::region::SessionRegions;
+use vyre_driver::ring::{ProducerOptions, RingProducer, SlotImage};
 use vyre_driver::wait::WaitStrategy;
+use vyre_driver::{BufferDesc, ResidentBinding, StartRequest, VyreBackend};
+use vyre_foundation::MemorySpace;
 use vyre_hip::HipBackend;
 use vyre_hip::compile::{Architecture, CompileRequest};
 use vyre_hip::device::{HostMemory as _, LaunchConfig, Module, PinnedMemory, Stream, StreamPriority};
 use vyre_hip::{emit, kernels};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::SessionOptions;
+use vyre_runtime::state::{header, tenant_row};
 use vyre_runtime::{
     BatchDescriptor, BuiltinOpcode, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
     SlotDescriptor, conformance,
@@ -56,6 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("restarted in {:.2} ms", restarted.elapsed().as_secs_f64() * 1e3);
     one_by_one(&session, "ADD_ONE", ADD_ONE, |n| u64::from(n) + 1)?;
     session.stop()?;
+    bare_ring(&megakernel)?;
     println!("stopped; {:?}", session.telemetry());
     println!("conformance vectors: {}", conformance::run_sessions(&backend)?);
     Ok(())
@@ -169,6 +175,63 @@ fn batches(session: &PersistentSession, producers: u32) -> Result<(), Box<dyn Er
     println!(
         "{producers} producers, batches of {BATCH}: {:.1} M items/s; {done} of {items} done",
         items as f64 / seconds / 1e6
+    );
+    Ok(())
+}
+
+/// The same without a session: one thread that submits finished images of 64 bytes.
+fn bare_ring(megakernel: &Megakernel) -> Result<(), Box<dyn Error>> {
+    let backend = megakernel.backend();
+    let spec = megakernel.programs().spec(backend.capabilities().resident_workgroups);
+    let mut config = RegionConfig::new(1 << 15);
+    (config.tenant_bytes, config.workers) = (u64::from(tenant_row::WORDS) * 4, spec.worker_groups);
+    let regions = SessionRegions::create(&config)?;
+    let table = regions.layout.tenants();
+    // One tenant that may do everything.
+    let mut row = [u32::MAX; tenant_row::WORDS as usize];
+    row[tenant_row::FLAGS as usize] = tenant_row::CONFIGURED;
+    let row: Vec<u8> = row.iter().flat_map(|word| word.to_le_bytes()).collect();
+    regions.h2d.copy_in(table.offset, &row)?;
+    let mut bindings = Vec::new();
+    for decl in &spec.lane.program().buffers {
+        bindings.push(if decl.space == MemorySpace::HostVisible {
+            ResidentBinding::HostToDevice { byte_offset: table.offset, byte_len: table.bytes }
+        } else {
+            let desc = BufferDesc::new(&decl.name, decl.element, 4096);
+            ResidentBinding::Buffer(backend.create_buffer(&desc)?.binding())
+        });
+    }
+    let counters = bindings.first().copied();
+    let options = ProducerOptions { first_ticket: 0, arena: None, on_detached_fault: None };
+    let ring = RingProducer::new(&regions, 0, options)?;
+    ring.write_start_record(&regions)?;
+    let lease = Duration::from_secs(60);
+    let request = StartRequest { regions, bindings, mirrors: Vec::new(), item_deadline: None, lease };
+    let kernel = backend.compile_resident(&spec)?.start(request)?;
+    let images = [SlotImage::new(BuiltinOpcode::Nop.wire(), [7; 12]); BATCH as usize];
+    let items = u64::from(BATCH) * 1_000_000;
+    let start = Instant::now();
+    while ring.head() < items {
+        if ring.submit_batch_detached(&images).is_err() {
+            std::hint::spin_loop();
+        }
+        if start.elapsed() > WAIT * 2 {
+            return Err(format!("{} of {items} submitted after {:?}", ring.head(), start.elapsed()).into());
+        }
+    }
+    while ring.oldest_unacknowledged() < items && start.elapsed() < WAIT * 4 {
+        ring.counters();
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    kernel.quiesce(WAIT)?;
+    let mut done = [0; 4];
+    if let Some(ResidentBinding::Buffer(counters)) = counters {
+        backend.read_buffer(counters.buffer, u64::from(header::DONE_COUNT) * 4, &mut done)?;
+    }
+    println!(
+        "bare ring, one producer, batches of {BATCH}: {:.1} M items/s; {} of {items} done",
+        items as f64 / seconds / 1e6,
+        u32::from_le_bytes(done)
     );
     Ok(())
 }
