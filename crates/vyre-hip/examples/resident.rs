@@ -160,6 +160,8 @@ fn batches(session: &PersistentSession, producers: u32) -> Result<(), Box<dyn Er
         }
         Ok(())
     };
+    // The kernel mirrors its counts before it leaves, and every millisecond else.
+    session.restart(WAIT)?;
     let before = session.telemetry().done;
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -168,7 +170,6 @@ fn batches(session: &PersistentSession, producers: u32) -> Result<(), Box<dyn Er
     })?;
     session.drain(WAIT)?;
     let seconds = start.elapsed().as_secs_f64();
-    // The kernel mirrors its counts before it leaves.
     session.restart(WAIT)?;
     let items = u64::from(BATCH * BATCHES * producers);
     let done = session.telemetry().done - before;
