@@ -179,7 +179,8 @@ fn script(backend: &Arc<IsolatedBackend>) -> Result<(), MegakernelError> {
         .map_err(failed("create a buffer"))?;
     backend.write_buffer(data, 0, &21_u32.to_le_bytes().repeat(100)).map_err(failed("write"))?;
     let pipeline = backend.compile(&hosting::program(hosting::DOUBLE)).map_err(failed("compile"))?;
-    pipeline.dispatch(&[data.binding()], &DispatchConfig::new([2, 1, 1])).map_err(failed("dispatch"))?;
+    let config = DispatchConfig { deadline: Some(SLOW), ..DispatchConfig::new([2, 1, 1]) };
+    pipeline.dispatch(&[data.binding()], &config).map_err(failed("dispatch"))?;
     let mut doubled = [0; 400];
     backend.read_buffer(data, 0, &mut doubled).map_err(failed("read"))?;
     assert_eq!(doubled.as_slice(), 42_u32.to_le_bytes().repeat(100));

@@ -29,6 +29,7 @@ pub struct IsolatedOptions {
     pub(super) crash_budget: u32,
     pub(super) forgiveness: Duration,
     pub(super) spare: bool,
+    pub(super) writable_regions: bool,
     pub(super) fallback: Option<Arc<dyn VyreBackend>>,
 }
 
@@ -52,6 +53,7 @@ impl IsolatedOptions {
             crash_budget: 8,
             forgiveness: Duration::from_secs(60),
             spare: false,
+            writable_regions: false,
             fallback: None,
         }
     }
@@ -105,7 +107,8 @@ impl IsolatedOptions {
         self
     }
 
-    /// How long after a request's own deadline its answer may come. Past that the worker is ended. Default: 1 s.
+    /// How long after a request's own deadline its answer may come. Past that the worker is ended. A dispatch that
+    /// has no deadline is waited for as long as the worker gives signs of life. Default: 1 s.
     pub fn grace(mut self, grace: Duration) -> IsolatedOptions {
         self.grace = grace;
         self
@@ -135,6 +138,14 @@ impl IsolatedOptions {
     /// worker costs: a process, and on a GPU a context. Default: no.
     pub fn spare(mut self, spare: bool) -> IsolatedOptions {
         self.spare = spare;
+        self
+    }
+
+    /// Whether the worker gets a session's h2d region through a descriptor that can be mapped for writing, for
+    /// drivers that register memory with a device only so. Without it the worker, and a device that has gone mad,
+    /// cannot change what the parent reads back when it decides about replays. Default: no.
+    pub fn writable_regions(mut self, writable: bool) -> IsolatedOptions {
+        self.writable_regions = writable;
         self
     }
 
