@@ -173,11 +173,14 @@ impl OpenOptions {
         let options = IsolatedOptions::new(backend).spare(self.spare);
         let mut options = match named {
             Named::Cpu => options.sandbox(Sandbox::Strict),
-            // It loads a library and runs a compiler, wherever this process would find them.
+            // It loads a library and runs a compiler, wherever this process would find them; and drivers register
+            // memory with a device only if it can be mapped for writing.
             Named::Hip => {
-                vyre_hip::ENVIRONMENT.iter().fold(options, |options, name| match std::env::var_os(name) {
-                    Some(value) => options.env(name, value),
-                    None => options,
+                vyre_hip::ENVIRONMENT.iter().fold(options.writable_regions(true), |options, name| {
+                    match std::env::var_os(name) {
+                        Some(value) => options.env(name, value),
+                        None => options,
+                    }
                 })
             }
         };

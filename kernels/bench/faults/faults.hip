@@ -10,10 +10,12 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// A store to memory that nobody has.
+// A store to memory that nobody has. The address comes from memory, so that no compiler knows it.
+__device__ u64 wild_address = 0xdead0000ull;
+
 extern "C" __global__ void fault_illegal_address(u32 seed) {
-    volatile u32* wild = reinterpret_cast<volatile u32*>(0x10000000000ull + 64ull * seed);
-    *wild = seed;
+    volatile u64* from = &wild_address;
+    *reinterpret_cast<volatile u32*>(*from) = seed;
 }
 
 // A call of what is no function: the compiler cannot see that the address is not one.
@@ -39,9 +41,10 @@ extern "C" __global__ void fault_trap(u32 seed) {
 }
 
 // A kernel without an end, and without a look at any abort flag.
+__device__ u32 never = 0;
+
 extern "C" __global__ void fault_hang(u32 seed) {
-    volatile u32 spin = seed;
-    while (spin != 0xffffffffu) {
-        spin = seed;
+    while (atomicAdd(&never, 0u) != 0xffffffffu) {
     }
+    never = seed;
 }

@@ -9,6 +9,7 @@ use vyre::worker::{IsolatedBackend, IsolatedOptions, Registry};
 use vyre_driver::{BackendError, BufferDesc, CompiledPipeline, DispatchConfig, LossCause, VyreBackend};
 use vyre_foundation::builder::ProgramBuilder;
 use vyre_foundation::{Axis, BufferAccess, Builtin, DataType, MemorySpace, ValidatedProgram};
+use vyre_runtime::conformance;
 
 use super::faulty::{DeviceFault, FaultyBackend};
 use super::programs::describe;
@@ -17,7 +18,11 @@ use super::trial::Records;
 /// What a worker of this program can host beside what the facade's can.
 const FAULTY: &str = "hip-that-faults";
 /// How long a dispatch may take that does not end, and how long after that its worker is ended.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where the kernel or the worker stands still, so that this is all the time it takes to notice.
+const SHORT_PATIENCE: Duration = Duration::from_millis(200);
+/// A process that owns a device takes a while to end, and says nothing meanwhile.
+const SILENCE: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(50);
 /// How long a spare may take to be ready.
 const SPARE_DEADLINE: Duration = Duration::from_secs(30);
@@ -61,6 +66,7 @@ pub(crate) fn add(name: &str, ordinal: u32, repeats: u32, records: &Records, tri
         }
     }
     add("out_of_memory".to_owned(), Box::new(move || out_of_memory(ordinal)));
+    add("session::vectors".to_owned(), Box::new(move || sessions(ordinal)));
 }
 
 fn open(ordinal: u32, spare: bool) -> Result<IsolatedBackend, String> {
@@ -68,7 +74,8 @@ fn open(ordinal: u32, spare: bool) -> Result<IsolatedBackend, String> {
         .config([u8::try_from(ordinal).unwrap_or(0)])
         .crash_budget(u32::MAX, Duration::from_secs(1))
         .grace(GRACE)
-        .silence(Duration::from_millis(500))
+        .silence(SILENCE)
+        .writable_regions(true)
         .spare(spare);
     let passed = vyre_hip::ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
     let options = passed.fold(options, |options, (name, value)| options.env(name, value));
@@ -131,7 +138,9 @@ fn strike(backend: &IsolatedBackend, blow: Blow) -> Result<(BackendError, Durati
         Blow::Kill => signal(Signal::KILL)?,
         Blow::Stop => signal(Signal::STOP)?,
     }
-    let config = DispatchConfig { deadline: Some(PATIENCE), ..DispatchConfig::new([1, 1, 1]) };
+    let still = matches!(blow, Blow::Stop | Blow::Device(DeviceFault::Hang));
+    let deadline = if still { SHORT_PATIENCE } else { PATIENCE };
+    let config = DispatchConfig { deadline: Some(deadline), ..DispatchConfig::new([1, 1, 1]) };
     match pipeline.dispatch(&[], &config) {
         Err(error) => Ok((error, started.elapsed())),
         Ok(outcome) => Err(format!("it was survived: {outcome:?}")),
@@ -205,6 +214,12 @@ fn wait_for_spare(backend: &IsolatedBackend) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// What sessions must do, through a worker.
+fn sessions(ordinal: u32) -> Result<(), String> {
+    let backend: Arc<dyn VyreBackend> = Arc::new(open(ordinal, false)?);
+    conformance::run_sessions(&backend).map(drop).map_err(|error| describe(&error))
 }
 
 /// Too little memory is an error of one call, not a death.

@@ -1,6 +1,6 @@
 //! Resident kernels in a worker: started and ended by requests, fed through memory of both processes.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,8 +47,9 @@ impl ResidentPipeline for CompiledResident {
             lease: request.lease,
         };
         let SessionRegions { h2d, d2h, .. } = &request.regions;
-        let read_only = read_only(h2d)?;
-        let fds = [std::os::fd::AsFd::as_fd(&read_only), d2h.fd()];
+        let writable = self.0.shared.options.writable_regions;
+        let read_only = if writable { None } else { Some(read_only(h2d)?) };
+        let fds = [read_only.as_ref().map_or(h2d.fd(), AsFd::as_fd), d2h.fd()];
         let doorbell = Notifier::doorbell(&request.regions)
             .map_err(|error| BackendError::invalid("regions", error, "h2d mapped for writing"))?;
         let (number, slot) = match worker.call(&asked, &fds) {
