@@ -255,7 +255,7 @@ impl<M: Memory> RingProducer<M> {
             let cell = self.word(ticket);
             // Orderings: as in `reserve`.
             if cell.load(Ordering::Acquire) != Word::free(ticket >> self.shift).0 {
-                ticket = self.make_room(ticket, ticket)?;
+                ticket = self.make_room(ticket, ticket, 1)?;
                 continue;
             }
             let next = ticket.wrapping_add(1);
@@ -277,7 +277,7 @@ impl<M: Memory> RingProducer<M> {
         let mut first = self.head.load(Ordering::Relaxed);
         loop {
             if let Some(ticket) = self.first_not_free(first, len) {
-                first = self.make_room(first, ticket)?;
+                first = self.make_room(first, ticket, first.wrapping_add(len as u64).wrapping_sub(ticket))?;
                 continue;
             }
             // Relaxed: the cursor guards nothing; what it hands out is guarded by the words just read, and
@@ -307,14 +307,15 @@ impl<M: Memory> RingProducer<M> {
         None
     }
 
-    /// What to do about a `ticket` whose slot is not free for it: answers where to try again, because the
-    /// slot's last item was detached and is finished, or because another thread has moved the cursor.
+    /// What to do about a `ticket` whose slot is not free for it, the first of `wanted` in a row: answers where to
+    /// try again, because the slot's last item was detached and is finished, or because another thread has moved
+    /// the cursor.
     #[cold]
-    fn make_room(&self, first: u64, ticket: u64) -> Result<u64, RingError> {
+    fn make_room(&self, first: u64, ticket: u64, wanted: u64) -> Result<u64, RingError> {
         let oldest_untaken = ticket.wrapping_sub(u64::from(self.capacity()));
         let word = Word(self.word(ticket).load(Ordering::Acquire));
         if word.lap() == oldest_untaken >> self.shift && word.state() == State::Detached {
-            self.sweep_detached(oldest_untaken);
+            self.sweep_detached_run(oldest_untaken, wanted);
         }
         let now = self.head.load(Ordering::Relaxed);
         let is_free = self.word(ticket).load(Ordering::Acquire) == Word::free(ticket >> self.shift).0;

@@ -273,6 +273,23 @@ impl<M: Memory> RingProducer<M> {
         }
     }
 
+    /// The same for tickets in a row, up to the first that is not finished.
+    pub(super) fn sweep_detached_run(&self, first: u64, count: u64) {
+        // Nothing but loads, which go on side by side: the line of a completion was last written by the device and
+        // is far away. Freeing is a compare-and-swap, behind which the next load would wait. What is found here is
+        // a hint, looked at again.
+        let completions = &self.incarnations.current().completions;
+        let finished = (first..first.wrapping_add(count)).take_while(|&ticket| {
+            let tag = completions.group(ticket).as_ref().get(1).map(|hi| hi.load(Ordering::Relaxed));
+            tag.is_some_and(|hi| hi >> 48 & Self::LAP_MASK == self.tag_lap(ticket))
+        });
+        let finished = finished.count() as u64;
+        // The first one in any case: it may have been saved, or break the protocol.
+        for ticket in first..first.wrapping_add(finished.max(1)) {
+            self.sweep_detached(ticket);
+        }
+    }
+
     pub(super) fn count_detached(&self, ticket: u64, completion: Completion) {
         if completion.is_done() {
             self.detached_done.fetch_add(1, Ordering::Relaxed);
