@@ -8,6 +8,8 @@ use vyre::runtime::{Megakernel, OpcodeHandler, SlotDescriptor};
 const ADD_ONE: u32 = 0x40;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // First of all: the process that owns a GPU is this program, run again.
+    vyre::worker_main();
     let backend = vyre::open(BackendChoice::Auto)?;
     let megakernel = Megakernel::builder(backend)
         .slots(4096)

@@ -1,6 +1,6 @@
 //! Which backends this version has, where they run, and opening one.
 //!
-//! A backend joins by a line in [`registry`], one in [`in_process`], one in [`survey`] and, if `Auto` may choose it,
+//! A backend joins by a line in [`worker_registry`], one in [`in_process`], one in [`survey`] and, if `Auto` may choose it,
 //! a line in [`OpenOptions::open`].
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use vyre_worker::{IsolatedBackend, IsolatedOptions, Registry, StartError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// The first GPU if there is one that can keep a kernel resident, else the host's own threads.
+    /// The first GPU if there is one, else the host's own threads.
     #[default]
     Auto,
     /// The host's own threads.
@@ -66,12 +66,15 @@ pub enum OpenError {
 /// Makes this process a worker if it was started as one; otherwise returns at once. Call it first of all in `main`
 /// of a program that isolates a backend, before threads are started and arguments are read: the worker is the same
 /// executable, run again, and never returns from here.
+///
+/// A program with backends or kernels of its own calls [`vyre_worker::init`] instead, with what it adds to
+/// [`worker_registry`].
 pub fn worker_main() {
-    vyre_worker::init(&registry());
+    vyre_worker::init(&worker_registry());
 }
 
-/// What a worker of this executable can host.
-fn registry() -> Registry {
+/// The backends that this crate can host in a worker.
+pub fn worker_registry() -> Registry {
     [Named::Cpu, Named::Hip]
         .into_iter()
         .fold(Registry::new(), |registry, named| registry.backend(named.name(), move |_| in_process(named)))

@@ -31,6 +31,7 @@ pub mod scan;
 
 pub use backends::{
     BackendChoice, BackendReport, Isolation, OpenError, OpenOptions, open, survey, worker_main,
+    worker_registry,
 };
 pub use vyre_cpu as cpu;
 pub use vyre_driver as driver;

@@ -101,7 +101,17 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
         ControlFlow::Continue(())
     });
     progress.finish();
-    let stats = stats?;
+    let stats = match stats {
+        Ok(stats) => stats,
+        Err(error) => {
+            drop(output.flush());
+            let last = scanner
+                .last_loss()
+                .map(|loss| format!("; the device was lost before, the last time because: {loss}"));
+            let last = last.unwrap_or_default().replace('\n', " | ");
+            return Err(error).context(format!("the scan was given up, and its output is incomplete{last}"));
+        }
+    };
     if let Some(loss) = &stats.last_loss {
         let times = stats.recoveries;
         messages::error(&format!(

@@ -128,6 +128,11 @@ impl Scanner {
         Ok(Scanner { rules, plan, device, options, setup: began.elapsed(), scanning: Mutex::new(()) })
     }
 
+    /// What was observed of the last device loss, if there was one.
+    pub fn last_loss(&self) -> Option<String> {
+        self.device.last_loss()
+    }
+
     /// The rules.
     pub fn rules(&self) -> &Rules {
         &self.rules
