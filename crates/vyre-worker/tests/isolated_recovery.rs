@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, options, program, signal};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
 use vyre_foundation::DataType;
@@ -242,8 +242,65 @@ fn dropping_the_backend_ends_its_processes() {
     assert!(lost.is_device_loss(), "{lost:?}");
 }
 
+/// Runs a test in a process of its own, because it changes what the whole process may do.
+fn alone(name: &str, test: impl FnOnce()) {
+    const ALONE: &str = "VYRE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let itself = std::env::current_exe().expect("a path");
+    let ran = std::process::Command::new(itself).args(["--exact", name]).env(ALONE, "1").output();
+    let ran = ran.expect("it runs");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// No descriptor can be opened while it runs.
+fn without_descriptors<R>(run: impl FnOnce() -> R) -> R {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limits.clone() }).expect("a lower limit");
+    let ran = run();
+    setrlimit(Resource::Nofile, limits).expect("the limit as it was");
+    ran
+}
+
+fn want_of_descriptors_is_no_fault_of_the_worker() {
+    alone("want_of_descriptors_is_no_fault_of_the_worker", || {
+        let backend = open(options().crash_budget(0, WAIT));
+        let pid = backend.worker_pid();
+        let pipeline = backend.compile(&program(ENDLESS)).expect("compiled");
+        let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
+        let mut config = DispatchConfig::new([1, 1, 1]);
+        config.deadline = Some(Duration::from_millis(300));
+        without_descriptors(|| {
+            std::thread::scope(|scope| {
+                // There is one lane, and no socket for another: each waits for its turn.
+                let callers: Vec<_> =
+                    (0..3).map(|_| scope.spawn(|| pipeline.dispatch(&[data.binding()], &config))).collect();
+                for caller in callers {
+                    let late = caller.join().expect("no panic");
+                    assert!(matches!(late, Err(BackendError::Deadline { .. })), "{late:?}");
+                }
+            });
+            doubles(&backend, 10);
+        });
+        assert_eq!(backend.worker_pid(), pid);
+        kill(&backend);
+        until_lost(&backend);
+        without_descriptors(|| {
+            for _ in 0..3 {
+                let error = backend.recover().expect_err("nothing to start a worker with");
+                let BackendError::Driver { code, text, .. } = &error else { panic!("{error:?}") };
+                assert!(*code != 0 && !text.is_empty(), "{error}");
+            }
+        });
+        assert_eq!(backend.recover().expect("recovered"), Generation(2));
+        doubles(&backend, 10);
+    });
+}
+
 fn main() {
     hosting::run(tests![
+        want_of_descriptors_is_no_fault_of_the_worker,
         crashes_past_the_budget_are_final_and_kills_do_not_count,
         crashes_are_forgiven_with_time,
         the_fallback_takes_over_only_when_the_budget_is_spent,

@@ -75,6 +75,20 @@ impl StartError {
         }
     }
 
+    /// The error of a start that this process could not make: no worker is to blame, and later it may succeed.
+    pub(super) fn own_failure(&self) -> Option<BackendError> {
+        let source = match self {
+            StartError::Backend(error @ BackendError::Driver { .. }) => return Some(error.clone()),
+            StartError::Process(ProcessError::Refused { source, .. })
+            | StartError::Wire(WireError::Os { source, .. })
+            | StartError::Thread(source) => source.raw_os_error(),
+            StartError::Process(_) | StartError::Region(_) | StartError::Wire(WireError::Region(_)) => None,
+            _ => return None,
+        };
+        let code = source.unwrap_or(0).into();
+        Some(BackendError::Driver { call: "start of a worker", code, text: self.chain() })
+    }
+
     /// The error and its causes on one line.
     pub(super) fn chain(&self) -> String {
         let mut text = self.to_string();

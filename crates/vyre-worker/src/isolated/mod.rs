@@ -8,7 +8,7 @@
 //! |---|---|
 //! | here | the backend: buffers, programs |
 //! | `options`, `error` | what it is made of, and why there is none |
-//! | `worker` | one process: start, calls, verdict, end |
+//! | `worker`, `lanes` | one process: start, calls, verdict, end; its sockets |
 //! | `compiled`, `resident` | pipelines, and kernels that stay |
 //! | `watch` | the thread that notices silence |
 //! | `recovery` | the next worker after one is lost, the spare, the budget |
@@ -17,6 +17,7 @@
 
 mod compiled;
 mod error;
+mod lanes;
 mod options;
 mod recovery;
 mod resident;

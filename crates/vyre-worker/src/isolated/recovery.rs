@@ -234,13 +234,17 @@ impl Shared {
                 Ok(worker) => return Ok((Arc::new(worker), false)),
                 Err(error) => error,
             };
-            let cause = error.loss().map_or(LossCause::Fault, |loss| loss.cause);
-            if cause.has_suspects() {
+            if let Some(own) = error.own_failure() {
+                return Err(own);
+            }
+            let lost_as = error.loss().map(|loss| loss.cause);
+            if lost_as.is_some_and(LossCause::has_suspects) {
                 budget.crashes.push(Instant::now());
-            } else if tried < STARTS && !self.recovery.is_closed() {
+            } else if lost_as.is_some() && tried < STARTS && !self.recovery.is_closed() {
                 tried += 1;
                 continue;
             }
+            let cause = lost_as.unwrap_or(LossCause::Fault);
             let reason = format!("the next worker did not start: {}", error.chain());
             return Err(BackendError::DeviceLost(Loss { cause, reason }));
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::error::StartError;
+use super::lanes::Lanes;
 use super::options::IsolatedOptions;
 use super::resident::Kernel;
 use crate::host::message::{Answer, MAX_MESSAGE, Piece, Place, Reply, Request, decode, encode, kind};
@@ -16,14 +17,11 @@ use crate::process::{Launch, Process};
 use crate::sandbox::Sandbox;
 use crate::wire::handshake::{self, HandshakeError, Hello};
 use crate::wire::{ArenaView, Channel, Frame, MAX_PAYLOAD, Staging, TransferArena, WireError};
-use rustix::net::Shutdown;
 use vyre_driver::region::SharedRegion;
 use vyre_driver::{
     BackendError, BackendIdentity, Capabilities, Generation, KernelState, Loss, LossCause, VyreBackend,
 };
 
-/// Lanes kept for later callers; each costs the host a thread.
-const IDLE_LANES: usize = 16;
 /// How long after its sockets a process may take to be reported dead.
 const LAST_GASP: Duration = Duration::from_secs(2);
 /// Bytes of a long answer that are fetched at a time.
@@ -60,11 +58,7 @@ enum Link {
 
 struct Connection {
     process: Arc<Process>,
-    /// On which further lanes are asked for.
-    first: Mutex<Arc<Channel>>,
-    idle: Mutex<Vec<Arc<Channel>>>,
-    /// Every lane there is, to be shut when the worker is condemned.
-    lanes: Mutex<Vec<Weak<Channel>>>,
+    lanes: Lanes,
     status: StatusReader,
     requests: AtomicU64,
 }
@@ -109,6 +103,8 @@ enum Broken {
     Wire(WireError),
     /// The host said what no host of this version says.
     Nonsense(String),
+    /// Nothing was asked, because there is no socket or thread for it. That is no fault of the worker's.
+    NoLane(BackendError),
 }
 
 impl From<WireError> for Broken {
@@ -159,15 +155,8 @@ impl Worker {
         if let Err(error) = handshake::connect(&first, &hello, &[arena.fd()], until) {
             return Err(not_ready(&process, error, options.start_deadline));
         }
-        let first = Arc::new(first);
-        let connection = Connection {
-            process,
-            lanes: Mutex::new(vec![Arc::downgrade(&first)]),
-            first: Mutex::new(first),
-            idle: Mutex::default(),
-            status,
-            requests: AtomicU64::new(0),
-        };
+        let lanes = Lanes::new(first);
+        let connection = Connection { process, lanes, status, requests: AtomicU64::new(0) };
         Worker::attach(Link::Process(Box::new(connection)), arena, page, options)
     }
 
@@ -262,7 +251,7 @@ impl Worker {
             }),
         };
         connection.process.kill();
-        connection.shut_lanes();
+        connection.lanes.shut();
         BackendError::DeviceLost(loss.clone())
     }
 
@@ -272,7 +261,7 @@ impl Worker {
         if self.own_loss().is_none() {
             let reason = "its owner closed it".to_owned();
             self.verdict.get_or_init(|| Loss { cause: LossCause::Killed, reason });
-            connection.shut_lanes();
+            connection.lanes.shut();
             // It leaves by itself, if it can.
             if connection.process.wait(limit / 2).is_some() {
                 return true;
@@ -339,16 +328,13 @@ impl Worker {
             Link::Here(service) => service.serve(request.clone(), duplicated(fds)?),
             Link::Process(connection) => {
                 let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-                let lane = match self.lane(connection) {
+                let lane = match self.lane(connection, until) {
                     Ok(lane) => lane,
                     Err(broken) => return Err(self.broken(broken, name, limit)),
                 };
                 match self.exchange(&lane, connection, request, fds, until) {
                     Ok(answer) => {
-                        let mut idle = lock(&connection.idle);
-                        if idle.len() < IDLE_LANES {
-                            idle.push(lane);
-                        }
+                        connection.lanes.put_back(lane);
                         answer
                     }
                     Err(broken) => return Err(self.broken(broken, name, limit)),
@@ -409,28 +395,37 @@ impl Worker {
         }
     }
 
-    fn lane(&self, connection: &Connection) -> Result<Arc<Channel>, Broken> {
-        if let Some(lane) = lock(&connection.idle).pop() {
+    /// An idle lane, or a new one. Where none can be made, the caller waits for one of the others.
+    fn lane(&self, connection: &Connection, until: Option<Instant>) -> Result<Arc<Channel>, Broken> {
+        if let Some(lane) = connection.lanes.idle() {
             return Ok(lane);
         }
-        let (ours, theirs) = Channel::pair()?;
-        let ours = Arc::new(ours);
-        let first = lock(&connection.first);
-        let until = Some(in_at_most(self.limits.call));
-        match self.exchange(&first, connection, &Request::Lane, &[theirs.fd()], until)? {
-            Ok(Reply::Done) => {}
-            Ok(reply) => return Err(Broken::Nonsense(format!("{reply:?} when asked for a lane"))),
-            Err(failure) => return Err(Broken::Nonsense(format!("{failure:?} when asked for a lane"))),
-        }
-        let mut lanes = lock(&connection.lanes);
-        lanes.retain(|lane| lane.strong_count() > 0);
-        lanes.push(Arc::downgrade(&ours));
-        drop(lanes);
+        let lane = match self.new_lane(connection) {
+            Err(Broken::NoLane(error)) => {
+                tracing::warn!(%error, "no further lane to a worker; waiting for another");
+                let until = until.unwrap_or_else(|| in_at_most(self.limits.call));
+                let lane = connection.lanes.idle_by(until, || self.loss().is_some());
+                lane.ok_or(Broken::NoLane(error))?
+            }
+            lane => lane?,
+        };
         if self.verdict.get().is_some() {
             // Condemned meanwhile, and the lanes shut before this one was among them.
             return Err(WireError::Closed.into());
         }
-        Ok(ours)
+        Ok(lane)
+    }
+
+    fn new_lane(&self, connection: &Connection) -> Result<Arc<Channel>, Broken> {
+        let (ours, theirs) = Channel::pair().map_err(|error| Broken::NoLane(own_failure(&error)))?;
+        let until = Some(in_at_most(self.limits.call));
+        let first = connection.lanes.first();
+        match self.exchange(&first, connection, &Request::Lane, &[theirs.fd()], until)? {
+            Ok(Reply::Done) => Ok(connection.lanes.add(ours)),
+            Ok(reply) => Err(Broken::Nonsense(format!("{reply:?} when asked for a lane"))),
+            // It has no thread for one.
+            Err(failure) => Err(Broken::NoLane(failure.into_error(Generation(0)))),
+        }
     }
 
     fn exchange(
@@ -510,16 +505,11 @@ impl Worker {
                 )
             }
             Broken::Wire(error) => self.condemn(LossCause::Fault, chain(&error)),
+            Broken::NoLane(error) => match self.loss() {
+                Some(loss) => BackendError::DeviceLost(loss.clone()),
+                None => error,
+            },
             Broken::Nonsense(what) => self.condemn(LossCause::Fault, format!("it sent {what}")),
-        }
-    }
-}
-
-impl Connection {
-    fn shut_lanes(&self) {
-        for lane in lock(&self.lanes).iter().filter_map(Weak::upgrade) {
-            // Fails when the other side is gone already.
-            let _ = rustix::net::shutdown(lane.fd(), Shutdown::Both);
         }
     }
 }
@@ -544,6 +534,16 @@ fn duplicated(fds: &[BorrowedFd<'_>]) -> Result<Descriptors, BackendError> {
         code: error.raw_os_error().unwrap_or(0).into(),
         text: error.to_string(),
     })
+}
+
+/// A system call of this process that failed.
+fn own_failure(error: &WireError) -> BackendError {
+    let (call, code) = match error {
+        WireError::Os { call, source } => (*call, source.raw_os_error().unwrap_or(0)),
+        _ => ("socketpair", 0),
+    };
+    let text = format!("{}; close descriptors, or raise the limit on them (ulimit -n)", chain(error));
+    BackendError::Driver { call, code: code.into(), text }
 }
 
 fn lost_by(error: BackendError) -> KernelState {
