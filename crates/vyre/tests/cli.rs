@@ -309,6 +309,12 @@ fn gemm_verifies_measures_and_reports() {
     let gates: Vec<_> = report["gates"].as_array().expect("gates").iter().map(|gate| &gate["name"]).collect();
     assert_eq!(gates, ["arguments", "exact", "bound", "norm", "specials", "subnormals", "repeat"]);
     assert!(report["tflops"].as_f64().expect("timed") > 0.0);
+
+    // Infinite where C's type overflows is right.
+    for overflowing in [&["--alpha", "1e5", "--out", "f16"][..], &["--alpha", "3e38"]] {
+        let (status, stdout, _) = with(&[overflowing, &["--backend", "cpu", "--repeat", "1"]].concat());
+        assert_eq!(status, Some(0), "{stdout}");
+    }
 }
 
 #[test]
@@ -347,6 +353,8 @@ fn gemm_errors_are_status_two() {
         (&["gemm", "--m", "2147483648", "--n", "4294967296", "--k", "1"], "split the problem"),
         (&["gemm", "--m", "4194304", "--n", "4194304", "--k", "1"], "out of memory"),
         (&["gemm", "--m", "4", "--n", "4", "--k", "-4"], "-4"),
+        (&["gemm", "--m", "4", "--n", "4", "--k", "4", "--alpha", "1e39"], "'1e39' for '--alpha"),
+        (&["gemm", "--m", "4", "--n", "4", "--k", "4", "--beta", "nan"], "'nan' for '--beta"),
     ] {
         let (status, stdout, stderr) = fixture.run(arguments);
         assert_eq!((status, stdout.as_str()), (Some(2), ""), "{arguments:?}");

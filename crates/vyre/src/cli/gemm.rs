@@ -60,10 +60,10 @@ pub(crate) struct GemmArguments {
     #[arg(long, value_name = "ELEMENTS")]
     stride_c: Option<u64>,
     /// Factor of the product.
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true, value_parser = factor)]
     alpha: f32,
     /// Factor of C.
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = factor)]
     beta: f32,
     /// What C holds.
     #[arg(long, value_enum, default_value_t = Out::F32)]
@@ -91,6 +91,16 @@ enum Out {
     F16,
     /// Single precision.
     F32,
+}
+
+/// A factor as it is typed.
+fn factor(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "no number; pass one like 0.5".to_owned())?;
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(format!("not finite in fp32; pass a number from {:e} to {:e}", f32::MIN, f32::MAX))
+    }
 }
 
 impl GemmArguments {

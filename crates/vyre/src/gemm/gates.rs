@@ -9,9 +9,12 @@
 //! * `repeat`: the same inputs give the same bits.
 //!
 //! In every run what must not be read is NaN, C is poisoned where it is not read, and canaries stand around C and
-//! between its rows: all elements are looked at for those. Where fp64 for all rows would take too long, a sample
-//! of rows is compared, the first and the last among them; the exact gate then also compares a weighted sum of
+//! between its rows: all elements are looked at for those. An infinity is right where the reference overflows C's
+//! type, or comes within the bound of it. Where fp64 for all rows would take too long, a sample
+//! of rows is compared, the first and the last among them, and rows with infinities; the exact gate then also compares a weighted sum of
 //! every row, computed in integers from A (B x) (Freivalds, 1979).
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 use vyre_cpu::externals::{GemmReference, gemm_f64};
@@ -139,8 +142,12 @@ pub fn check(device: &dyn GemmDevice, case: &GemmCase) -> Result<Vec<GemmGate>, 
 pub(super) fn judge(case: &GemmCase, before: &GemmOperands, after: &GemmElements) -> Vec<GemmGate> {
     let p = &case.problem;
     let mut faults = Faults::default();
-    look_at_all(case, before, after, &mut faults);
+    let infinite = look_at_all(case, before, after, &mut faults);
     let mut rows = sample(p, case.seed);
+    // As many more as there are: of the others the reference is not known.
+    let most = rows.len();
+    let sampled: BTreeSet<_> = rows.iter().copied().collect();
+    rows.extend(infinite.difference(&sampled).take(most));
     let all = rows.len() as u64 == p.batch * p.m;
     let mut detail = format!("{} of {} rows", rows.len(), p.batch * p.m);
     let whole_factors = p.alpha.fract() == 0.0 && p.beta.fract() == 0.0;
@@ -149,9 +156,10 @@ pub(super) fn judge(case: &GemmCase, before: &GemmOperands, after: &GemmElements
         detail += &format!(" element by element, {summed} by a weighted sum");
     }
     let compared = in_parallel(rows, |(batch, row)| compare(case, before, after, batch, row));
-    let (mut elements, mut worst, mut errors, mut references) = (0, 0.0_f64, 0.0, 0.0);
+    let (mut elements, mut finite, mut worst, mut errors, mut references) = (0, 0, 0.0_f64, 0.0, 0.0);
     for row in compared {
         elements += row.elements;
+        finite += row.finite;
         worst = worst.max(row.worst);
         errors += row.errors;
         references += row.references;
@@ -175,7 +183,7 @@ pub(super) fn judge(case: &GemmCase, before: &GemmOperands, after: &GemmElements
         worst: is_bound.then_some(worst),
     }];
     if is_bound {
-        gates.push(norm(case, elements, errors, references));
+        gates.push(norm(case, finite, errors, references));
     }
     gates
 }
@@ -239,12 +247,18 @@ impl Faults {
     }
 }
 
-/// Looks at every element of C and at everything around them: canaries, what was not written, and what is not
-/// finite and must be.
-fn look_at_all(case: &GemmCase, before: &GemmOperands, after: &GemmElements, faults: &mut Faults) {
+/// Looks at every element of C and at everything around them: canaries, what was not written, and NaN where
+/// there can be none. Returns the rows with infinities that only a reference can tell from wrong ones.
+fn look_at_all(
+    case: &GemmCase,
+    before: &GemmOperands,
+    after: &GemmElements,
+    faults: &mut Faults,
+) -> BTreeSet<(u64, u64)> {
+    let mut infinite = BTreeSet::new();
     let [_, _, layout] = layouts(&case.problem, before.first);
     let poisoned = case.problem.beta == 0.0;
-    let all_finite = case.data != GemmData::Specials;
+    let special = case.data == GemmData::Specials;
     let len = before.c.len();
     if after.len() != len {
         faults.add(|| format!("C has {} elements, not {len}", after.len()));
@@ -256,12 +270,15 @@ fn look_at_all(case: &GemmCase, before: &GemmOperands, after: &GemmElements, fau
             Some(place) if poisoned && after.is_poison(at) => {
                 faults.add(|| format!("{place} was not written"))
             }
-            Some(place) if all_finite && !after.value(at).is_finite() => {
-                faults.add(|| format!("{place} is {}", after.value(at)));
+            Some(_) if special => {}
+            Some(place) if after.value(at).is_nan() => faults.add(|| format!("{place} is NaN")),
+            Some(place) if after.value(at).is_infinite() => {
+                infinite.insert((place.batch, place.row));
             }
             Some(_) => {}
         }
     }
+    infinite
 }
 
 impl std::fmt::Display for Place {
@@ -294,9 +311,11 @@ fn sample(p: &GemmProblem, seed: u64) -> Vec<(u64, u64)> {
 /// A row of C, compared.
 struct Row {
     elements: u64,
+    /// Those that did not rightly overflow.
+    finite: u64,
     /// The largest error as a share of its bound.
     worst: f64,
-    /// Sums of squares.
+    /// Sums of squares, over those.
     errors: f64,
     references: f64,
     faults: Faults,
@@ -313,11 +332,16 @@ fn compare(case: &GemmCase, before: &GemmOperands, after: &GemmElements, batch: 
         GemmElements::F32(c) => gemm_f64(&alone, a, b, c.get(from_c..).unwrap_or_default()),
         GemmElements::F16(c) => gemm_f64(&alone, a, b, c.get(from_c..).unwrap_or_default()),
     };
-    let mut all = Row { elements: 0, worst: 0.0, errors: 0.0, references: 0.0, faults: Faults::default() };
+    let (worst, errors, references) = (0.0, 0.0, 0.0);
+    let mut all = Row { elements: 0, finite: 0, worst, errors, references, faults: Faults::default() };
     for (column, reference) in expected.iter().enumerate() {
         let at = from_c + column;
         let (found, value) = (after.value(at), reference.value);
-        let right = if case.data == GemmData::Normal {
+        let overflows = case.data == GemmData::Normal && overflows(case, reference, found);
+        all.finite += u64::from(!overflows);
+        let right = if overflows {
+            true
+        } else if case.data == GemmData::Normal {
             let (error, bound) = ((found - value).abs(), bound(case, reference));
             all.worst = if error <= bound {
                 all.worst.max(error / bound.max(f64::MIN_POSITIVE))
@@ -341,9 +365,24 @@ fn compare(case: &GemmCase, before: &GemmOperands, after: &GemmElements, batch: 
     all
 }
 
+/// How far a sum may be away before it is rounded to C's type.
+fn sum_bound(case: &GemmCase, reference: &GemmReference) -> f64 {
+    (0.5 * (case.problem.k as f64).sqrt() + 4.0) * 2_f64.powi(-24) * reference.magnitude
+}
+
+/// Whether what was found is the infinity that C's type has for the reference, or for a sum within its bound.
+fn overflows(case: &GemmCase, reference: &GemmReference, found: f64) -> bool {
+    let farthest = reference.value + sum_bound(case, reference).copysign(found);
+    let rounded = match case.output {
+        GemmOutput::F32 => f64::from(farthest as f32),
+        GemmOutput::F16 => half::f16::from_f64(farthest).to_f64(),
+    };
+    found.is_infinite() && rounded == found
+}
+
 /// How far an element may be away.
 fn bound(case: &GemmCase, reference: &GemmReference) -> f64 {
-    let sum = (0.5 * (case.problem.k as f64).sqrt() + 4.0) * 2_f64.powi(-24) * reference.magnitude;
+    let sum = sum_bound(case, reference);
     match case.output {
         GemmOutput::F32 => sum,
         // Half a unit of the last place, and no finer than the subnormals.
@@ -380,7 +419,8 @@ fn weigh(
             for (column, weight) in weights.iter().enumerate() {
                 let value = after.value(first + column);
                 whole &= case.output == GemmOutput::F32 || value.abs() < F16_INTEGERS;
-                new += integer(value) * weight;
+                // Far from an integer's range, it is another sum all the same.
+                new = i128::wrapping_add(new, integer(value).wrapping_mul(*weight));
                 old += if beta == 0 { 0 } else { integer(before.c.value(first + column)) * weight };
             }
             let expected = alpha * dot(&before.a, a.row(batch, row), &weighted) + beta * old;

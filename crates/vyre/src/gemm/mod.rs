@@ -46,8 +46,8 @@ pub fn run(
     Ok(GemmReport::new(problem, output, seed, facts, gates, timing, copy_rate))
 }
 
-/// Refuses what [`run`] would, before a device is opened for it: leading dimensions, matrices of C that overlap,
-/// sizes that overflow, and last what the host's memory does not hold, for allocating that would end the process.
+/// Refuses what [`run`] would, before a device is opened for it: factors that are not finite, leading dimensions,
+/// matrices of C that overlap, sizes that overflow, and last what the host's memory does not hold, for allocating that would end the process.
 ///
 /// # Errors
 ///
@@ -55,6 +55,11 @@ pub fn run(
 pub fn admit(problem: &GemmProblem, output: GemmOutput) -> Result<(), BackendError> {
     /// Before, after, once more, and as bytes on the way to a device.
     const COPIES: u64 = 4;
+    for (name, factor) in [("alpha", problem.alpha), ("beta", problem.beta)] {
+        if !factor.is_finite() {
+            return Err(BackendError::invalid(name, factor, "a number that is finite in fp32"));
+        }
+    }
     problem.check(u64::MAX, u64::MAX, u64::MAX)?;
     let bytes = data::layouts(problem, 0).into_iter().zip([2, 2, output.size()]);
     let bytes = bytes.map(|(layout, size)| layout.extent().saturating_mul(u128::from(COPIES * size)));

@@ -164,6 +164,8 @@ fn what_no_host_holds_is_refused_before_a_device_is_opened() {
     assert!(refused(GemmProblem { ldc: 1 << 50, ..dense }).contains("out of memory"));
     // B is there although C has no elements.
     assert!(refused(GemmProblem::dense(0, 1 << 24, 1 << 24)).contains("out of memory"));
+    assert!(refused(GemmProblem { alpha: f32::NAN, ..dense }).contains("`alpha`: got NaN"));
+    assert!(refused(GemmProblem { beta: f32::NEG_INFINITY, ..dense }).contains("`beta`: got -inf"));
     // One row reaches no further than its elements.
     admit(&GemmProblem { m: 1, lda: 1 << 50, ldc: 1 << 50, ..dense }, GemmOutput::F32).expect("fits");
 }
@@ -255,6 +257,51 @@ fn infinities_are_not_finite_numbers() {
         }
     });
     assert_eq!(clamped, ["specials"]);
+}
+
+#[test]
+fn what_overflows_is_infinite_and_nothing_else_is() {
+    for (alpha, output) in [(1e4, GemmOutput::F16), (1e38, GemmOutput::F32)] {
+        let case = GemmCase {
+            problem: GemmProblem { alpha, ..shape() },
+            output,
+            data: GemmData::Normal,
+            seed: 5,
+            offset: 0,
+        };
+        let largest = if output == GemmOutput::F16 { 65504.0 } else { f64::from(f32::MAX) };
+        // The first element for which something holds is changed.
+        let judged = |wanted: fn(f64) -> bool, change: &dyn Fn(f64) -> f64| {
+            let fault = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+                let elements = (0..p.m).flat_map(|row| (0..p.n).map(move |column| (row, column)));
+                let mut places = elements.map(|(row, column)| at(p, before, row, column));
+                let place = places.find(|&place| wanted(c.value(place))).expect("there is one");
+                c.set(place, change(c.value(place)));
+            };
+            let gates = check(&Broken { fault, runs: Cell::new(0) }, &case).expect("runs");
+            failed(&gates).contains(&"bound")
+        };
+        assert!(!judged(f64::is_infinite, &|value| value), "{output:?}: right");
+        assert!(!judged(f64::is_finite, &|value| value), "{output:?}: right");
+        assert!(judged(f64::is_infinite, &|value| -value), "{output:?}: the other infinity");
+        assert!(judged(f64::is_infinite, &|value| largest.copysign(value)), "{output:?}: clamped");
+        assert!(judged(f64::is_infinite, &|_| f64::NAN), "{output:?}: NaN");
+        assert!(judged(f64::is_finite, &|value| f64::INFINITY.copysign(value)), "{output:?}: too early");
+    }
+}
+
+/// Rows with infinities are compared though no others of their kind are.
+#[test]
+fn infinities_in_rows_that_are_not_sampled_are_compared() {
+    let problem = GemmProblem::dense(1000, 700, 700);
+    for data in [GemmData::Normal, GemmData::Integers] {
+        let case = GemmCase { problem, output: GemmOutput::F32, data, seed: 9, offset: 0 };
+        let fault = |p: &GemmProblem, before: &GemmOperands, c: &mut GemmElements, _| {
+            c.set(at(p, before, 501, 699), f64::INFINITY);
+        };
+        let gates = check(&Broken { fault, runs: Cell::new(0) }, &case).expect("runs");
+        assert!(gates.iter().any(|gate| !gate.passed && gate.detail.contains("501")), "{gates:?}");
+    }
 }
 
 #[test]
