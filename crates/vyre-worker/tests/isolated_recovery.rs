@@ -242,6 +242,21 @@ fn dropping_the_backend_ends_its_processes() {
     assert!(lost.is_device_loss(), "{lost:?}");
 }
 
+fn dropping_the_backend_waits_for_no_compilation() {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let backend = open(options().spare(true).silence(NEVER).compile_deadline(NEVER));
+    let spare = || backend.spare_pid();
+    until("no spare", || spare().is_some());
+    let stopped = spare().expect("a spare");
+    signal(stopped, Signal::STOP);
+    let _pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
+    assert_eq!(spare(), None);
+    // Its thread asks for the same now, or soon.
+    std::thread::sleep(Duration::from_millis(100));
+    drop(backend);
+    assert!(!std::path::Path::new(&format!("/proc/{stopped}")).exists(), "{stopped} is left");
+}
+
 /// Runs a test in a process of its own, because it changes what the whole process may do.
 fn alone(name: &str, test: impl FnOnce()) {
     const ALONE: &str = "VYRE_TEST_ALONE";
@@ -301,6 +316,7 @@ fn want_of_descriptors_is_no_fault_of_the_worker() {
 fn main() {
     hosting::run(tests![
         want_of_descriptors_is_no_fault_of_the_worker,
+        dropping_the_backend_waits_for_no_compilation,
         crashes_past_the_budget_are_final_and_kills_do_not_count,
         crashes_are_forgiven_with_time,
         the_fallback_takes_over_only_when_the_budget_is_spent,

@@ -45,8 +45,8 @@ pub(super) struct Recovery {
     budget: Mutex<Budget>,
     last: Mutex<Option<Replacement>>,
     closed: AtomicBool,
-    /// The process that is being started now, so that closing need not wait for it.
-    starting: Mutex<Weak<Process>>,
+    /// The processes that are being started now, so that closing need not wait for them.
+    starting: Mutex<Vec<Weak<Process>>>,
     /// Programs in use, for the spare.
     programs: Mutex<Vec<Weak<Request>>>,
     spare: Mutex<Option<Arc<Worker>>>,
@@ -90,10 +90,17 @@ impl Recovery {
     /// Ends the spare and what is being started. There is no recovery any more.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        if let Some(process) = lock(&self.starting).upgrade() {
+        for process in lock(&self.starting).iter().filter_map(Weak::upgrade) {
             process.kill();
         }
-        drop(lock(&self.spare).take());
+        self.end_spare();
+    }
+
+    /// Ends the spare. Whoever waits for what it compiles learns so at once.
+    fn end_spare(&self) {
+        if let Some(spare) = lock(&self.spare).take() {
+            spare.close(Duration::ZERO);
+        }
         self.want_spare();
     }
 
@@ -132,7 +139,9 @@ impl Recovery {
 
     fn start(&self, shared: &Shared) -> Result<Worker, StartError> {
         Worker::start(&shared.options, |process| {
-            *lock(&self.starting) = Arc::downgrade(process);
+            let mut starting = lock(&self.starting);
+            starting.retain(|process| process.strong_count() > 0);
+            starting.push(Arc::downgrade(process));
             if self.is_closed() {
                 process.kill();
             }
@@ -145,11 +154,14 @@ impl Recovery {
             Some(spare) => spare,
             None => {
                 let spare = Arc::new(self.start(shared)?);
+                let mut place = lock(&self.spare);
+                // Under the lock, so that closing either finds the spare or is seen here.
                 if self.is_closed() {
                     return Ok(());
                 }
                 tracing::debug!(pid = spare.pid(), "a spare worker is ready");
-                *lock(&self.spare) = Some(Arc::clone(&spare));
+                *place = Some(Arc::clone(&spare));
+                drop(place);
                 spare
             }
         };
