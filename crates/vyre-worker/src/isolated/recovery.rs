@@ -138,14 +138,17 @@ impl Recovery {
     }
 
     fn start(&self, shared: &Shared) -> Result<Worker, StartError> {
-        Worker::start(&shared.options, |process| {
+        let mut own = Weak::new();
+        let started = Worker::start(&shared.options, |process| {
+            own = Arc::downgrade(process);
             let mut starting = lock(&self.starting);
-            starting.retain(|process| process.strong_count() > 0);
-            starting.push(Arc::downgrade(process));
+            starting.push(Weak::clone(&own));
             if self.is_closed() {
                 process.kill();
             }
-        })
+        });
+        lock(&self.starting).retain(|process| !process.ptr_eq(&own));
+        started
     }
 
     /// Sees to it that there is a spare, with everything compiled that is in use.
