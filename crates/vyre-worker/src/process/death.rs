@@ -68,13 +68,14 @@ pub struct Death {
 impl Death {
     /// The loss that this death is to whoever had a device in that process.
     ///
-    /// A process that was ended from outside (SIGKILL, SIGTERM, SIGINT, SIGHUP), or by us, convicts nobody. Everything
-    /// else is its own doing, an exit with code 0 included: nobody had asked it to leave. Whoever killed it because
+    /// A process that was ended from outside (SIGKILL, SIGTERM, SIGINT, SIGHUP), or by us, convicts nobody. Nor does
+    /// one whose status somebody else took: how it ended is not known. Everything else is its own doing, an exit with code 0 included: nobody had asked it to leave. Whoever killed it because
     /// it was silent knows better, and says [`LossCause::Unresponsive`] instead.
     pub fn loss(&self) -> Loss {
         let cause = match self.how {
             Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => LossCause::Killed,
-            _ => LossCause::Fault,
+            Exit::Unknown => LossCause::Killed,
+            Exit::Code(_) | Exit::Signal(_) => LossCause::Fault,
         };
         Loss { cause, reason: self.to_string() }
     }
