@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
@@ -22,6 +22,9 @@ const CHUNK: usize = 16 << 10;
 
 /// Bytes that are still read after the death. A pipe holds no more, and who keeps writing then is somebody else.
 const LAST_WORDS: usize = 1 << 20;
+
+/// How long lines are still logged after the death; a slow subscriber must not keep the keeper for ever.
+const LAST_LOGGING: Duration = Duration::from_secs(1);
 
 /// What the keeper and the owner of a child share.
 #[derive(Debug)]
@@ -179,20 +182,30 @@ enum Stream {
 
 impl Keeper {
     fn run(&mut self) {
-        while !self.poll() {
+        // A subscriber may be slow: the child is looked at before each line, and nothing more is read until all
+        // lines are logged.
+        let mut line: Option<String> = None;
+        while !self.poll(line.is_some()) {
             self.read(Stream::Out);
-            let read = self.read(Stream::Err);
-            self.log(read);
+            match line.take() {
+                Some(text) => log_line(&self.watched, &text),
+                None => {
+                    let read = self.read(Stream::Err);
+                    self.lines.push(self.buffer.get(..read).unwrap_or_default());
+                }
+            }
+            line = self.lines.take(false);
         }
-        self.finish();
+        self.finish(line);
     }
 
-    /// Waits for something to do. True when the child is dead.
-    fn poll(&self) -> bool {
+    /// Waits for something to do, unless there `is_work`. True when the child is dead.
+    fn poll(&self, is_work: bool) -> bool {
         let mut fds = vec![PollFd::new(&self.watched.pidfd, PollFlags::IN)];
         let streams = [&self.stderr, &self.stdout].into_iter().flatten();
         fds.extend(streams.map(|stream| PollFd::new(stream, PollFlags::IN)));
-        match poll(&mut fds, None) {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut fds, is_work.then_some(&at_once)) {
             Ok(_) => fds.first().is_some_and(|pidfd| !pidfd.revents().is_empty()),
             // Interrupted, or the kernel is short of memory: look again.
             Err(_) => false,
@@ -226,13 +239,8 @@ impl Keeper {
         }
     }
 
-    fn log(&mut self, read: usize) {
-        let Keeper { watched, lines, buffer, .. } = self;
-        lines.push(buffer.get(..read).unwrap_or_default(), |line| log_line(watched, line));
-    }
-
-    /// Reaps the child and publishes its death; then, and not before, logs what it had left to say.
-    fn finish(&mut self) {
+    /// Reaps the child and publishes its death; then, and not before, logs `line` and what it had left to say.
+    fn finish(&mut self, mut line: Option<String>) {
         let seen = Instant::now();
         let watched = Arc::clone(&self.watched);
         // Its process group, where it has left processes in it. The number is still its own: it is a zombie, or
@@ -262,8 +270,18 @@ impl Keeper {
         let _ = watched.death.set(death);
         watched.enter(Stage::Dead);
 
-        self.lines.push(&last_words, |line| log_line(&watched, line));
-        self.lines.flush(|line| log_line(&watched, line));
+        self.lines.push(&last_words);
+        let published = Instant::now();
+        while let Some(text) = line.take().or_else(|| self.lines.take(true)) {
+            log_line(&watched, &text);
+            if published.elapsed() > LAST_LOGGING && self.lines.len() > 0 {
+                log_line(
+                    &watched,
+                    &format!("({} bytes more are not logged: that is too slow)", self.lines.len()),
+                );
+                break;
+            }
+        }
     }
 
     /// Reads what there is, without waiting for more.

@@ -39,28 +39,40 @@ impl Tail {
 /// Splits a stream into lines to log.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    partial: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Bytes of these that were taken.
+    taken: usize,
 }
 
 impl Lines {
-    pub(super) fn push(&mut self, bytes: &[u8], mut log: impl FnMut(&str)) {
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if piece.ends_with(b"\n") || self.partial.len() >= LONGEST_LINE {
-                self.flush(&mut log);
-            }
-        }
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// What came after the last line's end.
-    pub(super) fn flush(&mut self, mut log: impl FnMut(&str)) {
-        for chunk in self.partial.chunks(LONGEST_LINE) {
-            let text = printable(chunk);
+    /// Bytes that are not taken yet.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
+    /// The next line that is not empty; `is_end`: nothing follows, so that the last needs no line end.
+    pub(super) fn take(&mut self, is_end: bool) -> Option<String> {
+        loop {
+            let rest = self.bytes.get(self.taken..).unwrap_or_default();
+            let window = rest.get(..LONGEST_LINE).unwrap_or(rest);
+            let end = window.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+            let is_whole = end.is_some() || window.len() == LONGEST_LINE || (is_end && !window.is_empty());
+            if !is_whole {
+                self.bytes.drain(..self.taken);
+                self.taken = 0;
+                return None;
+            }
+            let line = window.get(..end.unwrap_or(window.len())).unwrap_or_default();
+            self.taken += line.len();
+            let text = printable(line);
             if !text.trim_end().is_empty() {
-                log(text.trim_end());
+                return Some(text.trim_end().to_owned());
             }
         }
-        self.partial.clear();
     }
 }
 
@@ -87,7 +99,7 @@ impl Head {
 }
 
 /// The child's bytes as text that cannot steer a terminal.
-fn printable(bytes: &[u8]) -> String {
+pub(crate) fn printable(bytes: &[u8]) -> String {
     let harmless = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{FFFD}' } else { c };
     String::from_utf8_lossy(bytes).chars().map(harmless).collect()
 }
@@ -126,16 +138,19 @@ mod tests {
     #[test]
     fn lines_are_joined_split_and_bounded() {
         let mut lines = Lines::default();
-        let mut seen = Vec::new();
         for bytes in [&b"on"[..], b"e\ntwo\n\nth", b"ree"] {
-            lines.push(bytes, |line| seen.push(line.to_owned()));
+            lines.push(bytes);
         }
-        assert_eq!(seen, ["one", "two"]);
-        lines.flush(|line| seen.push(line.to_owned()));
-        assert_eq!(seen, ["one", "two", "three"]);
+        assert_eq!(all(&mut lines, false), ["one", "two"]);
+        assert_eq!(all(&mut lines, true), ["three"]);
 
-        seen.clear();
-        lines.push(&[b'x'; 3 * LONGEST_LINE], |line| seen.push(line.to_owned()));
-        assert_eq!(seen.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE; 3]);
+        lines.push(&[b'x'; 3 * LONGEST_LINE]);
+        let pieces = all(&mut lines, false);
+        assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [LONGEST_LINE; 3]);
+        assert_eq!(lines.len(), 0);
+    }
+
+    fn all(lines: &mut Lines, is_end: bool) -> Vec<String> {
+        std::iter::from_fn(|| lines.take(is_end)).collect()
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn trials() -> Vec<Named> {
         ("stdout_is_captured_up_to_a_limit", captured),
         ("stdout_goes_where_stderr_goes", joined),
         ("a_subscriber_that_panics_harms_nobody", panicking_subscriber),
+        ("a_slow_subscriber_delays_no_death", slow_subscriber),
     ]
 }
 
@@ -93,6 +94,12 @@ fn joined() -> Outcome {
 fn panicking_subscriber() -> Outcome {
     let process = Process::spawn(role("panicking-subscriber"))?;
     let death = process.wait(Duration::from_secs(60)).ok_or("it hangs")?;
+    assert_eq!(death.how, Exit::Code(0), "{death}");
+    Ok(())
+}
+
+fn slow_subscriber() -> Outcome {
+    let death = end_of(role("slow-subscriber"))?;
     assert_eq!(death.how, Exit::Code(0), "{death}");
     Ok(())
 }

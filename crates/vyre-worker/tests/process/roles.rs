@@ -4,8 +4,11 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Once, OnceLock};
 use std::time::Duration;
 
+use vyre_driver::LossCause;
 use vyre_worker::process::{Exit, Launch, Process};
 
 use super::{PATIENCE, role, sandbox, until};
@@ -35,6 +38,7 @@ pub(crate) fn play(role: &str, args: &[String]) -> ExitCode {
         "sandboxed" => sandbox::sandboxed(&args[0]),
         "unsandboxed" => sandbox::unsandboxed(),
         "panicking-subscriber" => panicking_subscriber(),
+        "slow-subscriber" => slow_subscriber(),
         _ => return ExitCode::from(99),
     }
     ExitCode::SUCCESS
@@ -196,7 +200,8 @@ fn ignore_children() {
     // SAFETY: to ignore a signal runs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     let child = Process::spawn(role("exit").arg("3")).unwrap();
-    assert_eq!(child.wait(PATIENCE).unwrap().how, Exit::Unknown);
+    let death = child.wait(PATIENCE).unwrap();
+    assert_eq!((death.how, death.loss().cause), (Exit::Unknown, LossCause::Killed));
 }
 
 /// A subscriber that fails on each event.
@@ -228,4 +233,44 @@ fn panicking_subscriber() {
     let child = Process::spawn(role("bytes")).unwrap();
     until("its words", || child.stderr_tail().starts_with("first")).unwrap();
     assert_eq!(child.wait(PATIENCE).unwrap().how, Exit::Code(0));
+}
+
+/// A subscriber that holds the first line until the child is dead, and counts those before its death is known.
+struct Slow;
+
+static CHILD: OnceLock<Process> = OnceLock::new();
+static GATE: Barrier = Barrier::new(2);
+static HELD: Once = Once::new();
+static EARLY: AtomicUsize = AtomicUsize::new(0);
+
+impl tracing::Subscriber for Slow {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        HELD.call_once(|| {
+            GATE.wait();
+            GATE.wait();
+        });
+        EARLY.fetch_add(usize::from(CHILD.wait().death().is_none()), Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+fn slow_subscriber() {
+    tracing::subscriber::set_global_default(Slow).unwrap();
+    let child = CHILD.get_or_init(|| Process::spawn(role("stderr").arg("1000000").arg("0")).unwrap());
+    GATE.wait();
+    child.kill();
+    let stat = format!("/proc/{}/stat", child.pid());
+    until("it is a zombie", || std::fs::read_to_string(&stat).unwrap().contains(") Z ")).unwrap();
+    GATE.wait();
+    assert!(child.wait(PATIENCE).unwrap().by_us);
+    assert_eq!(EARLY.load(Ordering::Relaxed), 1, "lines logged before the death was published");
 }
