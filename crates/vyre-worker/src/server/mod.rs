@@ -72,7 +72,8 @@ impl KernelServer {
         room: usize,
         options: RunOptions,
     ) -> Result<Vec<u8>, KernelError> {
-        let mut response = vec![0; room];
+        fits(kernel, request, room)?;
+        let mut response = zeroed(kernel, room)?;
         let bytes = self.run_into(kernel, request, &mut response, options)?;
         response.truncate(bytes);
         Ok(response)
@@ -87,10 +88,7 @@ impl KernelServer {
         response: &mut [u8],
         options: RunOptions,
     ) -> Result<usize, KernelError> {
-        let (bytes, arena) = (needed(request, response), kernel.arena());
-        if bytes > arena {
-            return Err(KernelError::TooLarge { kernel: kernel.kernel().to_owned(), bytes, arena });
-        }
+        fits(kernel, request, response.len())?;
         let begun = Instant::now();
         self.on_worker(kernel, options, begun, |worker, until| worker.call(request, response, begun, until))
     }
@@ -105,10 +103,7 @@ impl KernelServer {
         options: RunOptions,
     ) -> Result<Vec<u8>, KernelError> {
         kernel.key()?;
-        let mut response = vec![0; room];
-        let bytes = oneshot::run(kernel, request, &mut response, options)?;
-        response.truncate(bytes);
-        Ok(response)
+        oneshot::run(kernel, request, room, options)
     }
 
     /// How long a worker takes to answer a question that asks nothing, the wait for one that is free included.
@@ -183,7 +178,23 @@ impl std::fmt::Debug for KernelServer {
     }
 }
 
-/// Bytes of arena for a request and the room for its response, which begins on a cache line of its own.
-fn needed(request: &[u8], response: &[u8]) -> u64 {
-    (request.len() as u64).next_multiple_of(worker::ALIGN).saturating_add(response.len() as u64)
+/// Whether the arena holds a request and the room for its response, which begins on a cache line of its own.
+fn fits(kernel: &KernelSpec, request: &[u8], room: usize) -> Result<(), KernelError> {
+    let bytes = (request.len() as u64).next_multiple_of(worker::ALIGN).saturating_add(room as u64);
+    let arena = kernel.arena();
+    if bytes > arena {
+        return Err(KernelError::TooLarge { kernel: kernel.kernel().to_owned(), bytes, arena });
+    }
+    Ok(())
+}
+
+/// Memory for a response, where there is that much.
+fn zeroed(kernel: &KernelSpec, bytes: usize) -> Result<Vec<u8>, KernelError> {
+    let mut response = Vec::new();
+    response.try_reserve_exact(bytes).map_err(|error| KernelError::Resources {
+        kernel: kernel.kernel().to_owned(),
+        source: WireError::Os { call: "malloc", source: std::io::Error::other(error) },
+    })?;
+    response.resize(bytes, 0);
+    Ok(response)
 }

@@ -11,6 +11,7 @@ use super::error::KernelError;
 use super::options::RunOptions;
 use super::spec::KernelSpec;
 use super::worker::{CallError, Worker};
+use super::{fits, zeroed};
 use crate::kernel::{CONFIG_VARIABLE, DEVICE_VARIABLE, KERNEL_VARIABLE, exit};
 use crate::process::{Death, Exit, Process};
 use crate::wire::WireError;
@@ -18,16 +19,16 @@ use crate::wire::WireError;
 /// How much of a one-shot's standard output an error shows.
 const STDOUT: usize = 16 * 1024;
 
-/// Runs an executable as `EXECUTABLE --once REQUEST RESPONSE`; the length of the response.
+/// Runs an executable as `EXECUTABLE --once REQUEST RESPONSE`; the response, of `room` bytes at most.
 pub(super) fn run(
     spec: &KernelSpec,
     request: &[u8],
-    response: &mut [u8],
+    room: usize,
     options: RunOptions,
-) -> Result<usize, KernelError> {
+) -> Result<Vec<u8>, KernelError> {
     let begun = Instant::now();
     if spec.is_reexec() {
-        return in_worker(spec, request, response, begun, options);
+        return in_worker(spec, request, room, begun, options);
     }
     let kernel = || spec.kernel().to_owned();
     let resources = |call| {
@@ -70,26 +71,32 @@ pub(super) fn run(
     }
     // Its length is the child's doing: it is compared before anything is read.
     let bytes = answer.metadata().map_err(resources("fstat"))?.len();
-    let Some(room) = usize::try_from(bytes).ok().and_then(|bytes| response.get_mut(..bytes)) else {
+    let Some(bytes) = usize::try_from(bytes).ok().filter(|&bytes| bytes <= room) else {
         return Err(failed("its response is larger than the room given", death));
     };
     answer.seek(SeekFrom::Start(0)).map_err(resources("lseek"))?;
-    answer.read_exact(room).map_err(resources("read"))?;
-    Ok(room.len())
+    let mut response = zeroed(spec, bytes)?;
+    answer.read_exact(&mut response).map_err(resources("read"))?;
+    Ok(response)
 }
 
 /// This process's own executable has no such command line: it gets a worker of its own instead.
 fn in_worker(
     spec: &KernelSpec,
     request: &[u8],
-    response: &mut [u8],
+    room: usize,
     begun: Instant,
     options: RunOptions,
-) -> Result<usize, KernelError> {
+) -> Result<Vec<u8>, KernelError> {
+    fits(spec, request, room)?;
+    let mut response = zeroed(spec, room)?;
     let until = super::options::until(begun, options.limit);
     let mut worker = Worker::start(0, spec, options.limit, |_| ())?;
-    match worker.call(request, response, begun, until) {
-        Ok(bytes) => Ok(bytes),
+    match worker.call(request, &mut response, begun, until) {
+        Ok(bytes) => {
+            response.truncate(bytes);
+            Ok(response)
+        }
         Err(CallError::Kept(error) | CallError::Unsent(error) | CallError::Lost(error)) => Err(error),
     }
 }
