@@ -27,6 +27,7 @@ fn main() -> std::process::ExitCode {
     };
     let trials = vec![
         trial("bytes_go_in_and_come_out", bytes_go_in_and_come_out),
+        trial("a_program_that_cannot_be_a_worker_starts_none", a_program_that_cannot_be_a_worker_starts_none),
         trial("one_worker_is_used_again", one_worker_is_used_again),
         trial("a_refused_request_leaves_the_worker_alive", a_refused_request_leaves_the_worker_alive),
         trial("a_response_larger_than_its_room_is_refused", a_response_larger_than_its_room_is_refused),
@@ -110,7 +111,22 @@ fn bytes_go_in_and_come_out() -> Outcome {
     }
     let large = server.run(&kernel, &[0; 100], 32 << 20, RunOptions::default());
     assert!(matches!(large, Err(KernelError::TooLarge { .. })), "{large:?}");
+    for room in [usize::MAX, 1 << 40] {
+        let large = server.run(&kernel, &[], room, RunOptions::default());
+        assert!(matches!(large, Err(KernelError::TooLarge { .. })), "{large:?}");
+        let once = server.oneshot(&kernel, b"abc", room, RunOptions::default())?;
+        assert_eq!(once, [!b'a', !b'b', !b'c']);
+    }
     assert_eq!(server.stats().started, 1);
+    Ok(())
+}
+
+fn a_program_that_cannot_be_a_worker_starts_none() -> Outcome {
+    let (server, kernel) = (server(|_| ())?, KernelSpec::reexec("not"));
+    let pooled = run(&server, &kernel, b"");
+    assert!(matches!(pooled, Err(KernelError::NotInitialised { .. })), "{pooled:?}");
+    let once = server.oneshot(&kernel, b"", 0, RunOptions::default());
+    assert!(matches!(once, Err(KernelError::NotInitialised { .. })), "{once:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::host::WORKER_VARIABLE;
 use crate::process::{Death, Exit, ProcessError};
 use crate::wire::WireError;
 use crate::wire::handshake::{HandshakeError, Refusal};
@@ -124,6 +125,22 @@ pub enum KernelError {
         stderr: String,
         /// The beginning of its standard output.
         stdout: String,
+    },
+    /// This executable cannot become a worker of [`KernelSpec::reexec`](super::KernelSpec::reexec).
+    #[error(
+        "no worker for kernel {kernel}: this executable does not call vyre_worker::init at the top of main; call it there, or name an executable with KernelSpec::new"
+    )]
+    NotInitialised {
+        /// The kernel's type.
+        kernel: String,
+    },
+    /// This process is a worker itself, and would start a chain of its own executable.
+    #[error(
+        "no worker for kernel {kernel}: {WORKER_VARIABLE} is set, so this process is a worker; call vyre_worker::init at the top of main, before a kernel is run"
+    )]
+    InsideWorker {
+        /// The kernel's type.
+        kernel: String,
     },
     /// The server was closed.
     #[error("the kernel server is closed; open another")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::KernelError;
+use crate::host;
 use crate::kernel::Start;
 use crate::process::Launch;
 
@@ -121,6 +122,13 @@ impl KernelSpec {
 
     /// The pool's key now. A rebuilt executable is another one.
     pub(super) fn key(&self) -> Result<Key, KernelError> {
+        // A worker that starts a worker that starts a worker: an executable that forgot to call `init`.
+        if self.is_reexec() && host::is_worker() {
+            return Err(KernelError::InsideWorker { kernel: self.0.kernel.clone() });
+        }
+        if self.is_reexec() && !host::is_initialised() {
+            return Err(KernelError::NotInitialised { kernel: self.0.kernel.clone() });
+        }
         let path = self.executable();
         let file =
             fs::metadata(path).map_err(|source| KernelError::Executable { path: path.to_owned(), source })?;
