@@ -276,11 +276,26 @@ fn a_worker_that_does_not_answer_hello_rightly_is_refused() {
         ),
         "{wrong:?}"
     );
-    let refused = answer_to_hello(REFUSED, 0, &Refusal { code: 70, text: "no".into() }.encode());
+    let refused = answer_to_hello(REFUSED, 0, &Refusal { code: 70, text: "no\x1b[2J".into() }.encode());
     assert!(
-        matches!(&refused, Err(HandshakeError::Refused(Refusal { code: 70, text })) if text == "no"),
+        matches!(&refused, Err(HandshakeError::Refused(Refusal { code: 70, text })) if text == "no\u{FFFD}[2J"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn ready_steers_no_terminal_and_has_no_descriptors() -> Outcome {
+    let payload = Ready { version: 1, text: "a\x1b[2Jb".into() }.encode();
+    assert_eq!(answer_to_hello(READY, 0, &payload)?.text, "a\u{FFFD}[2Jb");
+    let (parent, worker) = Channel::pair()?;
+    let arena = TransferArena::create(4096)?;
+    worker.send(READY, 0, &payload, &[arena.fd()], None)?;
+    let wrong = handshake::connect(&parent, &Hello::new("echo", 4096, vec![]), &[arena.fd()], soon());
+    assert!(
+        matches!(wrong, Err(HandshakeError::Wire(WireError::Malformed(Malformed::Bound { got: 1, .. })))),
+        "{wrong:?}"
+    );
+    Ok(())
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod output;
 pub use death::{Death, Exit};
 pub use error::ProcessError;
 pub use launch::Launch;
+pub(crate) use output::printable;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

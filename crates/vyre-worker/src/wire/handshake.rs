@@ -7,6 +7,7 @@ use super::channel::Channel;
 use super::error::{Malformed, WireError};
 use super::frame::{Fds, Frame, MAX_PAYLOAD};
 use super::reader::Reader;
+use crate::process::printable;
 
 /// Version of what is said after the handshake.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -72,7 +73,7 @@ impl Hello {
 pub struct Ready {
     /// [`PROTOCOL_VERSION`] of the worker.
     pub version: u32,
-    /// The worker about itself, for logs.
+    /// The worker about itself, for logs; decoded, it has no control characters but line ends and tabs.
     pub text: String,
 }
 
@@ -89,7 +90,7 @@ impl Ready {
         let mut reader = Reader::new("READY", payload);
         let version = reader.u32()?;
         same_version(version)?;
-        let text = reader.text("text")?;
+        let text = printable(reader.text("text")?.as_bytes());
         reader.finish()?;
         Ok(Ready { version, text })
     }
@@ -101,7 +102,7 @@ impl Ready {
 pub struct Refusal {
     /// What kind of no; below 64 it is the protocol's.
     pub code: u32,
-    /// The reason, for people.
+    /// The reason, for people; decoded, it has no control characters but line ends and tabs.
     pub text: String,
 }
 
@@ -118,7 +119,7 @@ impl Refusal {
     pub fn decode(payload: &[u8]) -> Result<Refusal, Malformed> {
         let mut reader = Reader::new("REFUSED", payload);
         let code = reader.u32()?;
-        let text = reader.text("text")?;
+        let text = printable(reader.text("text")?.as_bytes());
         reader.finish()?;
         Ok(Refusal { code, text })
     }
@@ -158,9 +159,12 @@ pub fn connect(
     until: Instant,
 ) -> Result<Ready, HandshakeError> {
     channel.send(HELLO, 0, &hello.encode(), fds, Some(until))?;
-    let Frame { kind, request, payload, .. } = channel.receive(Some(until))?;
+    let Frame { kind, request, payload, fds } = channel.receive(Some(until))?;
     if request != 0 {
         return Err(Malformed::Request { got: request, expected: 0 }.into());
+    }
+    if !fds.is_empty() {
+        return Err(Malformed::Bound { field: "descriptors", got: fds.len() as u64, limit: 0 }.into());
     }
     match kind {
         READY => Ready::decode(&payload),
