@@ -17,7 +17,7 @@
 //!
 //! Run with `--server` it serves the parent that started it (see [`crate::server`]); run with
 //! `--once REQUEST RESPONSE` it reads one file, writes the other and leaves with one of the [`exit`] codes.
-//! docs/worker-protocol.md has the bytes, kernels/vyre_worker.h the same library for C++.
+//! docs/worker-protocol.md has the bytes, kernels/vyre_worker.hpp the same library for C++.
 //!
 //! The request is read, and the response written, where they lie in the arena. That the parent touches neither
 //! until it is answered is its promise: a worker trusts the parent that started it, never the other way around.
