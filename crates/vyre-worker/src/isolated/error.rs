@@ -101,3 +101,20 @@ impl StartError {
         text
     }
 }
+
+/// A system call of this process that failed.
+pub(super) fn own_failure(error: &WireError) -> BackendError {
+    let (call, code) = match error {
+        WireError::Os { call, source } => (*call, source.raw_os_error().unwrap_or(0)),
+        _ => ("socketpair", 0),
+    };
+    let text = format!("{}; close descriptors, or raise the limit on them (ulimit -n)", chain(error));
+    BackendError::Driver { call, code: code.into(), text }
+}
+
+pub(super) fn chain(error: &WireError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

@@ -175,9 +175,7 @@ impl Shared {
                 other => return Err(worker.unexpected(other)),
             },
         };
-        if self.options.spare {
-            self.recovery.remember(&request);
-        }
+        let request = if self.options.spare { self.recovery.remember(request) } else { request };
         let remote = Remote { worker: Arc::clone(worker), number };
         Ok(Made { shared: Arc::clone(self), incarnation, remote, _request: request })
     }

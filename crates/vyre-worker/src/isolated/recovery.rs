@@ -115,13 +115,17 @@ impl Recovery {
         programs.iter().all(|program| spare.is_prepared(program)).then_some(spare)
     }
 
-    /// Keeps a program in mind for as long as the request is held.
-    pub(super) fn remember(&self, request: &Arc<Request>) {
+    /// Keeps a program in mind for as long as what this answers is held: one request for all who use the same.
+    pub(super) fn remember(&self, request: Arc<Request>) -> Arc<Request> {
         let mut programs = lock(&self.programs);
         programs.retain(|program| program.strong_count() > 0);
-        programs.push(Arc::downgrade(request));
+        if let Some(known) = programs.iter().filter_map(Weak::upgrade).find(|known| *known == request) {
+            return known;
+        }
+        programs.push(Arc::downgrade(&request));
         drop(programs);
         self.want_spare();
+        request
     }
 
     fn want_spare(&self) {
@@ -168,13 +172,14 @@ impl Recovery {
                 spare
             }
         };
+        spare.release();
         let programs: Vec<_> = lock(&self.programs).iter().filter_map(Weak::upgrade).collect();
         for program in programs {
             if spare.is_prepared(&program) {
                 continue;
             }
             match spare.call(&program, &[]) {
-                Ok(Reply::Made(number)) => spare.prepare(program, number),
+                Ok(Reply::Made(number)) => spare.prepare(&program, number),
                 other => return Err(spare.unexpected(other).into()),
             }
         }

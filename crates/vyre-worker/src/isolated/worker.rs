@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::error::StartError;
+use super::error::{StartError, chain, own_failure};
 use super::lanes::Lanes;
 use super::options::IsolatedOptions;
 use super::resident::Kernel;
@@ -43,7 +43,7 @@ pub(super) struct Worker {
     /// Why there is none after it.
     given_up: OnceLock<Loss>,
     /// What was compiled ahead of time, for who asks first.
-    prepared: Mutex<Vec<(Arc<Request>, u64)>>,
+    prepared: Mutex<Vec<(Weak<Request>, u64)>>,
     /// Numbers that nobody uses any more, to be let go with the next compilation.
     released: Mutex<Vec<u64>>,
     pub(super) kernels: Mutex<Vec<Weak<Kernel>>>,
@@ -371,27 +371,37 @@ impl Worker {
         })
     }
 
-    /// Keeps what was compiled ahead of time.
-    pub(super) fn prepare(&self, request: Arc<Request>, number: u64) {
-        lock(&self.prepared).push((request, number));
+    /// Keeps what was compiled ahead of time, for as long as somebody uses the same.
+    pub(super) fn prepare(&self, request: &Arc<Request>, number: u64) {
+        lock(&self.prepared).push((Arc::downgrade(request), number));
     }
 
     pub(super) fn is_prepared(&self, request: &Request) -> bool {
-        lock(&self.prepared).iter().any(|(prepared, _)| **prepared == *request)
+        lock(&self.prepared).iter().any(|(prepared, _)| is(prepared, request))
     }
 
     /// Takes what was compiled ahead of time.
     pub(super) fn take_prepared(&self, request: &Request) -> Option<u64> {
         let mut prepared = lock(&self.prepared);
-        let place = prepared.iter().position(|(prepared, _)| **prepared == *request)?;
+        let place = prepared.iter().position(|(prepared, _)| is(prepared, request))?;
         Some(prepared.swap_remove(place).1)
     }
 
     /// Lets go of what was dropped since the last time.
     pub(super) fn release(&self) {
-        for pipeline in std::mem::take(&mut *lock(&self.released)) {
-            // If that fails the worker is lost, and the pipeline with it.
-            let _ = self.call(&Request::ReleasePipeline { pipeline }, &[]);
+        let mut released = std::mem::take(&mut *lock(&self.released));
+        lock(&self.prepared).retain(|(request, number)| {
+            let used = request.strong_count() > 0;
+            if !used {
+                released.push(*number);
+            }
+            used
+        });
+        for pipeline in released {
+            if self.call(&Request::ReleasePipeline { pipeline }, &[]).is_err() {
+                // Tried again, unless the worker is lost, and the pipeline with it.
+                lock(&self.released).push(pipeline);
+            }
         }
     }
 
@@ -514,6 +524,10 @@ impl Worker {
     }
 }
 
+fn is(prepared: &Weak<Request>, request: &Request) -> bool {
+    prepared.upgrade().is_some_and(|prepared| *prepared == *request)
+}
+
 /// The moment when a time is over, or a century from now if that is sooner.
 fn in_at_most(limit: Duration) -> Instant {
     Instant::now() + limit.min(Duration::from_secs(3_000_000_000))
@@ -536,25 +550,8 @@ fn duplicated(fds: &[BorrowedFd<'_>]) -> Result<Descriptors, BackendError> {
     })
 }
 
-/// A system call of this process that failed.
-fn own_failure(error: &WireError) -> BackendError {
-    let (call, code) = match error {
-        WireError::Os { call, source } => (*call, source.raw_os_error().unwrap_or(0)),
-        _ => ("socketpair", 0),
-    };
-    let text = format!("{}; close descriptors, or raise the limit on them (ulimit -n)", chain(error));
-    BackendError::Driver { call, code: code.into(), text }
-}
-
 fn lost_by(error: BackendError) -> KernelState {
     KernelState::Lost(error.loss().cloned().unwrap_or_else(|| Loss::fault(error.to_string())))
-}
-
-fn chain(error: &WireError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }
 
 fn not_ready(process: &Process, error: HandshakeError, after: Duration) -> StartError {
