@@ -112,23 +112,21 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let plan = match Plan::make(&compiler, &options.arch, wants) {
-        Ok(plan) => plan,
-        Err(error) if error.is_missing_compiler() => {
-            eprintln!("error: {error}");
-            return Ok(ExitCode::from(MISSING_COMPILER));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let plan = Plan::make(&compiler, &options.arch, wants)?;
+    let label = if plan.lacks_compiler { "error:" } else { "skipped" };
     for skipped in &plan.skipped {
-        eprintln!("skipped {}: {}", skipped.arch, skipped.why);
-    }
-    if plan.wanted.is_empty() {
-        eprintln!("error: nothing can be built here: install one of the compilers looked for");
-        return Ok(ExitCode::from(MISSING_COMPILER));
+        eprintln!("{label} {}: {}", skipped.arch, skipped.why);
     }
     if options.dry_run {
         print_plan(&plan, &kernels, options.json)?;
+    }
+    if plan.wanted.is_empty() {
+        eprintln!("error: nothing can be built here: install one of the compilers looked for");
+    }
+    if plan.lacks_compiler || plan.wanted.is_empty() {
+        return Ok(ExitCode::from(MISSING_COMPILER));
+    }
+    if options.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
     let manifest = build_all(&compiler, plan, &kernels, options);
@@ -293,6 +291,15 @@ done
 cat "$source" > "$output"
 "#;
 
+    fn fake_compiler(room: &Path) -> PathBuf {
+        let hipcc = room.join("hipcc");
+        fs::write(&hipcc, COMPILER).expect("writes");
+        fs::set_permissions(&hipcc, fs::Permissions::from_mode(0o755)).expect("permissions");
+        // A process that another test was just starting may still hold the file open for writing.
+        while Command::new(&hipcc).arg("--version").output().is_err() {}
+        hipcc
+    }
+
     fn compiler(search: Search) -> Compiler {
         let deadline = CompilerOptions::DEADLINE;
         Compiler::new(CompilerOptions { search, cache_dir: None, cache_bytes: 0, deadline, observer: None })
@@ -302,11 +309,7 @@ cat "$source" > "$output"
     #[test]
     fn what_is_built_needs_no_compiler_any_more() {
         let room = tempfile::tempdir().expect("a folder");
-        let (hipcc, out) = (room.path().join("hipcc"), room.path().join("out"));
-        fs::write(&hipcc, COMPILER).expect("writes");
-        fs::set_permissions(&hipcc, fs::Permissions::from_mode(0o755)).expect("permissions");
-        // A process that another test was just starting may still hold the file open for writing.
-        while Command::new(&hipcc).arg("--version").output().is_err() {}
+        let (hipcc, out) = (fake_compiler(room.path()), room.path().join("out"));
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vyre-foundation/tests/files/emit");
         let program = |name: &str| files.join(name).into_os_string().into_string().expect("a plain path");
         let (barriers, plain) = (program("grid_phases.vir"), program("saxpy.vir"));
@@ -332,6 +335,30 @@ cat "$source" > "$output"
                 assert_eq!(object.image, kernel.source().as_bytes(), "{} for {arch}", kernel.name());
             }
         }
+    }
+
+    #[test]
+    fn an_architecture_without_a_compiler_hides_no_other() {
+        let room = tempfile::tempdir().expect("a folder");
+        let hipcc = fake_compiler(room.path());
+        let mut search = Search::default();
+        search.hipcc = Some(hipcc);
+        let named = ["gfx90a", "sm_80", "sm_90"].map(|arch| arch.parse().expect("an architecture"));
+        let plan = Plan::make(&compiler(search), &named, |_| true).expect("a plan");
+        assert!(plan.lacks_compiler);
+        let planned = manifest::planned(&plan, &Kernel::all(&[]).expect("kernels"));
+        let archs = |list: &str| -> Vec<String> {
+            let list = planned[list].as_array().expect("a list");
+            let mut archs: Vec<_> =
+                list.iter().map(|entry| entry["arch"].as_str().expect("text").to_owned()).collect();
+            archs.dedup();
+            archs
+        };
+        assert_eq!(
+            (archs("planned"), archs("skipped")),
+            (vec!["gfx90a".to_owned()], vec!["sm_80".to_owned(), "sm_90".to_owned()])
+        );
+        assert!(plan.skipped.iter().all(|skipped| skipped.why.contains("nvcc")), "{:?}", plan.skipped);
     }
 
     #[test]

@@ -19,6 +19,8 @@ const IN_USE: &[&str] = &[
 pub(crate) struct Plan {
     pub(crate) wanted: Vec<(Architecture, Arc<Toolchain>)>,
     pub(crate) skipped: Vec<Skipped>,
+    /// Whether one of the skipped was named, or is of a device present: nothing is built then.
+    pub(crate) lacks_compiler: bool,
 }
 
 /// An architecture, or a whole vendor, that is not built for.
@@ -32,8 +34,7 @@ impl Plan {
     /// The architectures named, else those of the devices present, else all in use that `wants` takes.
     ///
     /// # Errors
-    /// One of the architectures named, or of the devices present, has no compiler. An architecture in use
-    /// that has none is skipped instead.
+    /// A compiler cannot be asked what it builds. An architecture without a compiler is no error: it is skipped.
     pub(crate) fn make(
         compiler: &Compiler,
         named: &[Architecture],
@@ -58,19 +59,15 @@ impl Plan {
     ) -> Result<Self, CompileError> {
         archs.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         archs.dedup();
-        let mut plan = Self { wanted: Vec::new(), skipped: Vec::new() };
-        // A vendor without a compiler is one line, not one for each architecture.
+        let mut plan = Self { wanted: Vec::new(), skipped: Vec::new(), lacks_compiler: false };
+        // A vendor without a compiler is one line, not one for each architecture that nobody named.
         for platform in [Platform::Amd, Platform::Nvidia] {
-            if !archs.iter().any(|arch| arch.platform() == platform) {
+            if all_must_build || !archs.iter().any(|arch| arch.platform() == platform) {
                 continue;
             }
-            match compiler.toolchains(platform) {
-                Ok(_) => {}
-                Err(error) if all_must_build => return Err(error),
-                Err(error) => {
-                    archs.retain(|arch| arch.platform() != platform);
-                    plan.skipped.push(Skipped { arch: format!("{platform}, all"), why: error.to_string() });
-                }
+            if let Err(error) = compiler.toolchains(platform) {
+                archs.retain(|arch| arch.platform() != platform);
+                plan.skipped.push(Skipped { arch: format!("{platform}, all"), why: error.to_string() });
             }
         }
         let choices =
@@ -78,7 +75,11 @@ impl Plan {
         for (arch, choice) in archs.into_iter().zip(choices) {
             match choice {
                 Ok(toolchain) => plan.wanted.push((arch, toolchain)),
-                Err(error) if all_must_build => return Err(error),
+                Err(error) if all_must_build && !error.is_missing_compiler() => return Err(error),
+                Err(error) if all_must_build => {
+                    plan.lacks_compiler = true;
+                    plan.skipped.push(Skipped { arch: arch.to_string(), why: error.to_string() });
+                }
                 Err(error) => {
                     plan.skipped.push(Skipped { arch: arch.to_string(), why: one_line(&error) });
                 }
