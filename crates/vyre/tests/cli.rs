@@ -294,8 +294,12 @@ fn gemm_verifies_measures_and_reports() {
     let (status, stdout, stderr) = with(&["--backend", "cpu", "--repeat", "3", "--markdown", "report.md"]);
     assert_eq!((status, stderr.as_str()), (Some(0), ""));
     assert!(stdout.starts_with("# GEMM 33 x 20 x 70: right\n"), "{stdout}");
-    let written = fs::read_to_string(fixture.path().join("report.md")).expect("written");
-    assert_eq!(written, stdout);
+    let report = fixture.path().join("report.md");
+    assert_eq!(fs::read_to_string(&report).expect("written"), stdout);
+    // A longer one from before is replaced whole.
+    fs::write(&report, stdout.repeat(2)).expect("writes");
+    let (_, stdout, _) = with(&["--backend", "cpu", "--repeat", "1", "--markdown", "report.md"]);
+    assert_eq!(fs::read_to_string(&report).expect("written"), stdout);
 
     let more = ["--batch", "2", "--alpha", "-0.5", "--beta", "2", "--out", "f16", "--seed", "7", "--json"];
     let (status, stdout, stderr) = with(&[&more[..], &["--repeat", "3"]].concat());
@@ -353,6 +357,11 @@ fn gemm_errors_are_status_two() {
         (&["gemm", "--m", "2147483648", "--n", "4294967296", "--k", "1"], "split the problem"),
         (&["gemm", "--m", "4194304", "--n", "4194304", "--k", "1"], "out of memory"),
         (&["gemm", "--m", "4", "--n", "4", "--k", "-4"], "-4"),
+        // Before there is no device.
+        (
+            &["gemm", "--m", "4", "--n", "4", "--k", "4", "--backend", "hip", "--markdown", "/no/such/x"],
+            "--markdown /no/such/x: ",
+        ),
         (&["gemm", "--m", "4", "--n", "4", "--k", "4", "--alpha", "1e39"], "'1e39' for '--alpha"),
         (&["gemm", "--m", "4", "--n", "4", "--k", "4", "--beta", "nan"], "'nan' for '--beta"),
     ] {

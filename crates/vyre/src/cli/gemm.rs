@@ -1,7 +1,8 @@
 //! `vyre gemm`.
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -126,20 +127,35 @@ impl GemmArguments {
 pub(crate) fn run(arguments: &GemmArguments) -> anyhow::Result<ExitCode> {
     // What is wrong with the arguments is said before a device is looked for.
     gemm::admit(&arguments.problem(), arguments.output())?;
+    let markdown = arguments.markdown.as_deref().map(open_report).transpose()?;
     let device = open(arguments.backend)?;
-    report(arguments, device.as_ref(), &mut io::stdout().lock())
+    report(arguments, device.as_ref(), markdown, &mut io::stdout().lock())
+}
+
+/// The file of the report, before time is spent on what it could not take. It keeps what is in it until then.
+fn open_report(path: &Path) -> anyhow::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("--markdown {}: cannot be written; name a file that can", path.display()))
 }
 
 /// Runs the product, writes what was found, and turns the verdict into the exit status.
 fn report(
     arguments: &GemmArguments,
     device: &dyn GemmDevice,
+    markdown: Option<File>,
     to: &mut dyn io::Write,
 ) -> anyhow::Result<ExitCode> {
     let (problem, output) = (arguments.problem(), arguments.output());
     let report = gemm::run(device, &problem, output, arguments.seed, arguments.repeat)?;
-    if let Some(path) = &arguments.markdown {
-        std::fs::write(path, report.to_markdown())
+    if let (Some(mut file), Some(path)) = (markdown, &arguments.markdown) {
+        // A pipe has no length.
+        let emptied = if file.metadata().is_ok_and(|data| data.is_file()) { file.set_len(0) } else { Ok(()) };
+        emptied
+            .and_then(|()| file.write_all(report.to_markdown().as_bytes()))
             .with_context(|| format!("{}: cannot write the report", path.display()))?;
     }
     let text = if arguments.json { serde_json::to_string(&report)? + "\n" } else { report.to_markdown() };
@@ -238,7 +254,7 @@ mod tests {
 
     fn said(more: &[&str], device: &dyn GemmDevice) -> (ExitCode, String) {
         let mut text = Vec::new();
-        let status = report(&arguments(more), device, &mut text).expect("runs");
+        let status = report(&arguments(more), device, None, &mut text).expect("runs");
         (status, String::from_utf8(text).expect("text"))
     }
 
