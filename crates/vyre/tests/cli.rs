@@ -336,7 +336,8 @@ fn gemm_takes_leading_dimensions_and_strides() {
     // What is wrong with the problem is said before there is no device.
     let four = ["gemm", "--m", "4", "--n", "4", "--k", "4", "--backend", "hip"];
     for (arguments, expected) in [
-        (&["--ldb", "3", "--ldc", "2305843009213693952"][..], "the leading dimension of B is 3"),
+        (&["--ldb", "3", "--ldc", "2305843009213693952"][..], "--ldb 3 is less than N = 4; pass at least 4"),
+        (&["--lda", "3"], "--lda 3 is less than K = 4; pass at least 4"),
         (&["--batch", "2", "--stride-c", "15"], "a stride of at least 16"),
         (&["--ldc", "2305843009213693952"], "leaves 63 bits"),
         (&["--lda", "1125899906842624"], "out of memory"),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use vyre::BackendError;
-use vyre::driver::gemm::{GemmOutput, GemmProblem};
+use vyre::driver::gemm::{GemmError, GemmOutput, GemmProblem};
 use vyre::gemm::{self, CpuGemm, GemmDevice, HipGemm};
 use vyre::hip::HipBackend;
 use vyre::hip::api::Api;
@@ -126,7 +126,14 @@ impl GemmArguments {
 
 pub(crate) fn run(arguments: &GemmArguments) -> anyhow::Result<ExitCode> {
     // What is wrong with the arguments is said before a device is looked for.
-    gemm::admit(&arguments.problem(), arguments.output())?;
+    let problem = arguments.problem();
+    if let Err(GemmError::LeadingDimension { matrix, got, columns }) =
+        problem.check(u64::MAX, u64::MAX, u64::MAX)
+    {
+        let (flag, size) = (matrix.to_lowercase(), if matrix == "A" { "K" } else { "N" });
+        bail!("--ld{flag} {got} is less than {size} = {columns}; pass at least {columns}");
+    }
+    gemm::admit(&problem, arguments.output())?;
     let markdown = arguments.markdown.as_deref().map(open_report).transpose()?;
     let device = open(arguments.backend)?;
     report(arguments, device.as_ref(), markdown, &mut io::stdout().lock())
