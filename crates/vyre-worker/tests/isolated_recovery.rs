@@ -272,7 +272,7 @@ fn alone(name: &str, test: impl FnOnce()) {
 /// No descriptor can be opened while it runs.
 fn without_descriptors<R>(run: impl FnOnce() -> R) -> R {
     let limits = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limits.clone() }).expect("a lower limit");
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..limits }).expect("a lower limit");
     let ran = run();
     setrlimit(Resource::Nofile, limits).expect("the limit as it was");
     ran
