@@ -245,7 +245,8 @@ impl Shared {
     /// The spare, or a new one.
     fn next_worker(&self, budget: &mut Budget) -> Result<(Arc<Worker>, bool), BackendError> {
         let spare = lock(&self.recovery.spare).take();
-        if let Some(spare) = spare.filter(|spare| spare.loss().is_none()) {
+        // Asked, because it may have died so lately that nobody has been told.
+        if let Some(spare) = spare.filter(|spare| spare.answers()) {
             return Ok((spare, true));
         }
         let mut tried = 1;

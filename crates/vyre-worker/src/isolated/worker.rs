@@ -356,6 +356,14 @@ impl Worker {
         }
     }
 
+    /// Whether it answers a question, of a kernel that it does not have.
+    pub(super) fn answers(&self) -> bool {
+        match self.call(&Request::State { kernel: 0 }, &[]) {
+            Err(error) => !error.is_device_loss(),
+            Ok(_) => true,
+        }
+    }
+
     /// Room in the arena.
     pub(super) fn staging(&self, bytes: u64) -> Result<Staging, BackendError> {
         self.arena.allocate(bytes, in_at_most(self.limits.call)).map_err(|error| match error {
