@@ -179,6 +179,7 @@ fn what_a_mad_device_says_makes_nobody_a_suspect_who_cannot_be_one() {
     let answers: Vec<_> = held.iter().map(|ticket| answer(&session, ticket)).collect();
     assert_eq!(answers, [Ok(0), Ok(1), Ok(2), Ok(3)]);
     assert_eq!(answer(&session, &last), Ok(0));
+    until("not recovered", || session.last_recovery().is_some());
     let report = session.last_recovery().expect("it recovered");
     assert_eq!((&report.suspects[..], report.tried_alone, report.replayed), (&[3][..], 1, 5), "{report:?}");
     session.stop().expect("nothing is left");
