@@ -16,6 +16,14 @@ pub enum ScanError {
         #[source]
         source: MegakernelError,
     },
+    /// The backend runs a kernel and returns, while a scan feeds one that stays.
+    #[error(
+        "backend `{backend}` keeps no kernel resident, and a scan needs one; use `cpu`, or `hip` on a GPU"
+    )]
+    NotPersistent {
+        /// Its name.
+        backend: String,
+    },
     /// The ring or its payloads would be larger than they can be.
     #[error("{tables} tables for {producers} producers are too many; use fewer rules or fewer producers")]
     TooLarge {

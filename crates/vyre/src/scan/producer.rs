@@ -12,9 +12,11 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vyre_runtime::session::Payload;
+
 use super::chain::{self, Chain, Outcome, PIECE_BYTES, Rerun, WARM_UP_BYTES};
 use super::confirm::{Match, confirm};
-use super::device::{BATCHES, DEADLINE, Device, Item, Payload, Submitted};
+use super::device::{BATCHES, DEADLINE, Device, Item, Submitted};
 use super::error::ScanError;
 use super::plan::Plan;
 use super::reports::{FileReport, PART_MATCHES, Turns};
@@ -120,9 +122,9 @@ enum State {
 }
 
 impl State {
-    fn outcomes(self) -> Result<Vec<Outcome>, ScanError> {
+    fn outcomes(self, device: &Device) -> Result<Vec<Outcome>, ScanError> {
         match self {
-            State::Submitted(submitted) => submitted.wait(),
+            State::Submitted(submitted) => device.wait(submitted),
             State::Collected(outcomes) => Ok(outcomes),
         }
     }
@@ -130,9 +132,9 @@ impl State {
 
 impl Pending {
     /// Waits for the results and takes them, so that the slots are free.
-    fn collect(&mut self) -> Result<(), ScanError> {
+    fn collect(&mut self, device: &Device) -> Result<(), ScanError> {
         let state = std::mem::replace(&mut self.state, State::Collected(Vec::new()));
-        self.state = State::Collected(state.outcomes()?);
+        self.state = State::Collected(state.outcomes(device)?);
         Ok(())
     }
 }
@@ -205,7 +207,7 @@ impl<'s> Producer<'s> {
     fn submit(&mut self, payload: &Payload, items: &[Item]) -> Result<Submitted, ScanError> {
         let began = Instant::now();
         loop {
-            if let Some(submitted) = payload.submit(items)? {
+            if let Some(submitted) = self.shared.device.submit(payload, items)? {
                 return Ok(submitted);
             }
             self.release()?;
@@ -218,7 +220,8 @@ impl<'s> Producer<'s> {
 
     /// Takes the results of everything submitted, so that this producer holds no slots.
     fn release(&mut self) -> Result<(), ScanError> {
-        self.pending.iter_mut().try_for_each(Pending::collect)
+        let device = self.shared.device;
+        self.pending.iter_mut().try_for_each(|pending| pending.collect(device))
     }
 
     /// Cuts files into a payload until it is full or no file is left.
@@ -234,7 +237,7 @@ impl<'s> Producer<'s> {
                 continue;
             }
             let items = self.shared.device.batch_items() - batch.items.len();
-            let room = payload.len().saturating_sub(batch.filled + LEAD_BYTES);
+            let room = (payload.len() as usize).saturating_sub(batch.filled + LEAD_BYTES);
             // Whole pieces, so that the segment after this one begins where one begins.
             let bytes = (items / groups.max(1)).min(room / PIECE_BYTES) * PIECE_BYTES;
             if bytes == 0 || !self.cut_segment(&mut batch, bytes, payload)? {
@@ -308,7 +311,8 @@ impl<'s> Producer<'s> {
         };
         let content = scan.bytes.get(from..from + lead + len).unwrap_or_default();
         let segment = Segment { file, base: batch.filled, lead, len, first_item: batch.items.len() };
-        payload.write(segment.base as u32, content)?;
+        let written = payload.write(segment.base as u32, content);
+        written.map_err(ScanError::megakernel("write a payload"))?;
         for (group, planned) in (0..).zip(self.shared.plan.groups()) {
             for index in 0..segment.pieces() {
                 let piece = chain::piece(lead, len, index);
@@ -333,7 +337,7 @@ impl<'s> Producer<'s> {
     /// Waits for a batch, runs again what began in a wrong state, and finishes the files that end in it.
     fn join(&mut self, pending: Pending) -> Result<Payload, ScanError> {
         let Pending { batch, payload, state } = pending;
-        let outcomes = state.outcomes()?;
+        let outcomes = state.outcomes(self.shared.device)?;
 
         // One entry for each segment and group: how far its chain has come.
         let groups = self.shared.plan.groups().len();
@@ -392,7 +396,7 @@ impl<'s> Producer<'s> {
             .collect();
         let submitted = self.submit(payload, &items)?;
         self.counts.resubmitted(&items);
-        let outcomes = submitted.wait()?;
+        let outcomes = self.shared.device.wait(submitted)?;
         for (&(at, group, rerun), outcome) in reruns.iter().zip(&outcomes) {
             let Some(segment) = batch.segments.get(at) else { continue };
             let chain = chain_of(&mut self.scans, self.first_file, segment.file, group);
