@@ -1,22 +1,25 @@
-//! A GPU in a worker: every way that the device or the worker can die, and how long it takes to serve again.
+//! A backend in a worker: every way that the device, the worker or its parent can die, and how long it takes to
+//! serve again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use rustix::process::{Pid, Signal, kill_process};
-use vyre::worker::{IsolatedBackend, IsolatedOptions, Registry};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use vyre::worker::process::ProcessError;
+use vyre::worker::{IsolatedBackend, IsolatedOptions, Registry, StartError};
 use vyre_driver::{BackendError, BufferDesc, CompiledPipeline, DispatchConfig, LossCause, VyreBackend};
 use vyre_foundation::builder::ProgramBuilder;
 use vyre_foundation::{Axis, BufferAccess, Builtin, DataType, MemorySpace, ValidatedProgram};
 use vyre_runtime::conformance;
 
-use super::faulty::{DeviceFault, FaultyBackend};
+use super::faulty::{Fault, FaultyBackend, Start, config};
 use super::programs::describe;
 use super::trial::Records;
+use super::{Device, parent};
 
 /// What a worker of this program can host beside what the facade's can.
-const FAULTY: &str = "hip-that-faults";
+const FAULTY: &str = "faulty";
 /// How long a dispatch may take that does not end, and how long after that its worker is ended.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same where the kernel or the worker stands still, so that this is all the time it takes to notice.
@@ -26,12 +29,13 @@ const SILENCE: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(50);
 /// How long a spare may take to be ready.
 const SPARE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a worker may take to start that never says that it has: enough to open its device.
+const START_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Makes this process a worker if it was started as one.
 pub(crate) fn worker_main() {
     let open = |config: &[u8]| -> Result<Arc<dyn VyreBackend>, BackendError> {
-        let ordinal = config.first().copied().unwrap_or(0);
-        Ok(Arc::new(FaultyBackend::open(ordinal.into())?))
+        Ok(Arc::new(FaultyBackend::open(config)?))
     };
     vyre::worker::init(&Registry::new().backend(FAULTY, open));
 }
@@ -39,51 +43,85 @@ pub(crate) fn worker_main() {
 /// What ends a worker.
 #[derive(Clone, Copy, Debug)]
 enum Blow {
-    Device(DeviceFault),
+    Fault(Fault),
     Kill,
     Stop,
 }
 
-const BLOWS: [(&str, Blow); 6] = [
-    ("illegal_address", Blow::Device(DeviceFault::IllegalAddress)),
-    ("illegal_instruction", Blow::Device(DeviceFault::IllegalInstruction)),
-    ("trap", Blow::Device(DeviceFault::Trap)),
-    ("hang", Blow::Device(DeviceFault::Hang)),
+impl Blow {
+    /// What a loss by it is taken for.
+    const fn cause(self) -> LossCause {
+        match self {
+            Blow::Kill => LossCause::Killed,
+            Blow::Stop | Blow::Fault(Fault::Hang) => LossCause::Unresponsive,
+            Blow::Fault(_) => LossCause::Fault,
+        }
+    }
+}
+
+const BLOWS: [(&str, Blow); 14] = [
+    ("illegal_address", Blow::Fault(Fault::IllegalAddress)),
+    ("illegal_instruction", Blow::Fault(Fault::IllegalInstruction)),
+    ("trap", Blow::Fault(Fault::Trap)),
+    ("hang", Blow::Fault(Fault::Hang)),
     ("sigkill", Blow::Kill),
     ("sigstop", Blow::Stop),
+    ("sigsegv", Blow::Fault(Fault::Segv)),
+    ("abort", Blow::Fault(Fault::Abort)),
+    ("clean_exit", Blow::Fault(Fault::CleanExit)),
+    ("exit", Blow::Fault(Fault::Exit)),
+    ("flooded_stderr", Blow::Fault(Fault::FloodedStderr)),
+    ("garbage_frame", Blow::Fault(Fault::GarbageFrame)),
+    ("short_frame", Blow::Fault(Fault::ShortFrame)),
+    ("oversized_frame", Blow::Fault(Fault::OversizedFrame)),
 ];
 
-/// Adds the trials of one GPU, each blow `repeats` times.
-pub(crate) fn add(name: &str, ordinal: u32, repeats: u32, records: &Records, trials: &mut Vec<Trial>) {
+/// Adds the trials of one device, each blow `repeats` times.
+pub(crate) fn add(device: &Device, repeats: u32, records: &Records, trials: &mut Vec<Trial>) {
+    let ordinal = device.ordinal();
     let mut add = |test: String, body: Box<dyn FnOnce() -> Result<(), String> + Send>| {
-        trials.push(records.trial(format!("{name}-worker::{test}"), move || body().into()));
+        trials.push(records.trial(format!("{}-worker::{test}", device.name), move || body().into()));
     };
     for spare in [false, true] {
         for (blow_name, blow) in BLOWS {
+            if ordinal.is_none() && matches!(blow, Blow::Fault(fault) if fault.is_of_device()) {
+                continue;
+            }
             let kind = if spare { "warm" } else { "cold" };
             let body = move || recoveries(ordinal, blow_name, blow, spare, repeats);
             add(format!("fault::{blow_name}_{kind}"), Box::new(body));
         }
     }
+    add(
+        "start::missing_executable".to_owned(),
+        Box::new(move || starts(ordinal, repeats, "missing executable")),
+    );
+    add("start::other_version".to_owned(), Box::new(move || starts(ordinal, repeats, "other version")));
+    add("start::slow".to_owned(), Box::new(move || starts(ordinal, repeats, "slow")));
+    let of_parent = device.clone();
+    add("parent::sigkill".to_owned(), Box::new(move || parent::deaths(&of_parent, repeats)));
     add("out_of_memory".to_owned(), Box::new(move || out_of_memory(ordinal)));
     add("session::vectors".to_owned(), Box::new(move || sessions(ordinal)));
 }
 
-fn open(ordinal: u32, spare: bool) -> Result<IsolatedBackend, String> {
+fn options(ordinal: Option<u32>, start: Start) -> IsolatedOptions {
     let options = IsolatedOptions::new(FAULTY)
-        .config([u8::try_from(ordinal).unwrap_or(0)])
+        .config(config(ordinal, start))
         .crash_budget(u32::MAX, Duration::from_secs(1))
         .grace(GRACE)
         .silence(SILENCE)
-        .writable_regions(true)
-        .spare(spare);
+        .writable_regions(ordinal.is_some());
     let passed = vyre_hip::ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
-    let options = passed.fold(options, |options, (name, value)| options.env(name, value));
-    IsolatedBackend::open(options).map_err(|error| describe(&error))
+    passed.fold(options, |options, (name, value)| options.env(name, value))
+}
+
+/// A worker that hosts this GPU, or the CPU.
+pub(super) fn open(ordinal: Option<u32>, spare: bool) -> Result<IsolatedBackend, String> {
+    IsolatedBackend::open(options(ordinal, Start::Right).spare(spare)).map_err(|error| describe(&error))
 }
 
 /// A kernel whose results tell whether the device works.
-fn probe() -> Result<ValidatedProgram, String> {
+pub(super) fn probe() -> Result<ValidatedProgram, String> {
     let mut p = ProgramBuilder::kernel("probe").workgroup_size([64, 1, 1]);
     let values = p.buffer("values", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
     p.entry(|f| {
@@ -94,8 +132,8 @@ fn probe() -> Result<ValidatedProgram, String> {
 }
 
 /// Runs the probe over fresh values, and checks each.
-fn serve(
-    backend: &IsolatedBackend,
+pub(super) fn serve(
+    backend: &dyn VyreBackend,
     program: &ValidatedProgram,
     seed: u32,
 ) -> Result<Arc<dyn CompiledPipeline>, String> {
@@ -121,24 +159,27 @@ fn serve(
 
 /// Lets a blow fall until everybody has learned of it; returns what was answered.
 fn strike(backend: &IsolatedBackend, blow: Blow) -> Result<(BackendError, Duration), String> {
-    let signal = |signal| {
-        let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        let pid = pid.ok_or("no worker to signal")?;
-        kill_process(pid, signal).map_err(|errno| errno.to_string())
-    };
+    let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let pid = pid.ok_or("no worker to signal")?;
+    let text = |errno: rustix::io::Errno| errno.to_string();
     let fault = match blow {
-        Blow::Device(fault) => fault,
-        // A program without a fault: what matters is who answers.
-        Blow::Kill | Blow::Stop => DeviceFault::Trap,
+        Blow::Fault(fault) => fault,
+        // Not run: the signal is there first.
+        Blow::Kill | Blow::Stop => Fault::Exit,
     };
     let pipeline = backend.compile(&fault.program()?).map_err(|error| describe(&error))?;
     let started = Instant::now();
     match blow {
-        Blow::Device(_) => {}
-        Blow::Kill => signal(Signal::KILL)?,
-        Blow::Stop => signal(Signal::STOP)?,
+        Blow::Fault(_) => {}
+        Blow::Kill => kill_process(pid, Signal::KILL).map_err(text)?,
+        Blow::Stop => {
+            kill_process(pid, Signal::STOP).map_err(text)?;
+            // Its threads stop one after the other.
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(pid), stopped).map_err(text)?;
+        }
     }
-    let still = matches!(blow, Blow::Stop | Blow::Device(DeviceFault::Hang));
+    let still = blow.cause() == LossCause::Unresponsive;
     let deadline = if still { SHORT_PATIENCE } else { PATIENCE };
     let config = DispatchConfig { deadline: Some(deadline), ..DispatchConfig::new([1, 1, 1]) };
     match pipeline.dispatch(&[], &config) {
@@ -156,7 +197,7 @@ struct Times {
     serving: Vec<Duration>,
 }
 
-fn recoveries(ordinal: u32, name: &str, blow: Blow, spare: bool, repeats: u32) -> Result<(), String> {
+fn recoveries(ordinal: Option<u32>, name: &str, blow: Blow, spare: bool, repeats: u32) -> Result<(), String> {
     let backend = open(ordinal, spare)?;
     let program = probe()?;
     let mut kept = serve(&backend, &program, 1)?;
@@ -169,8 +210,7 @@ fn recoveries(ordinal: u32, name: &str, blow: Blow, spare: bool, repeats: u32) -
         let (error, detected) = strike(&backend, blow)?;
         let struck = Instant::now();
         let Some(loss) = error.loss() else { return Err(format!("no loss: {}", describe(&error))) };
-        let killed = loss.cause == LossCause::Killed;
-        if killed != matches!(blow, Blow::Kill) {
+        if loss.cause != blow.cause() {
             return Err(format!("{name} was taken for {:?}: {loss}", loss.cause));
         }
         let next = backend.recover().map_err(|error| describe(&error))?;
@@ -199,7 +239,8 @@ fn recoveries(ordinal: u32, name: &str, blow: Blow, spare: bool, repeats: u32) -
     Ok(())
 }
 
-fn middle(times: &mut [Duration]) -> String {
+/// The middle one and the longest, in words.
+pub(super) fn middle(times: &mut [Duration]) -> String {
     times.sort_unstable();
     let ms = |time: Option<&Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
     format!("{:.1}/{:.1} ms", ms(times.get(times.len() / 2)), ms(times.last()))
@@ -216,14 +257,44 @@ fn wait_for_spare(backend: &IsolatedBackend) -> Result<(), String> {
     Ok(())
 }
 
+/// Workers that do not come to serve: each is a typed error, and the next worker serves.
+fn starts(ordinal: Option<u32>, repeats: u32, how: &str) -> Result<(), String> {
+    let mut times = Vec::new();
+    for round in 0..repeats {
+        let options = match how {
+            "missing executable" => options(ordinal, Start::Right).program("/nonexistent/worker"),
+            "other version" => options(ordinal, Start::OtherVersion),
+            _ => options(ordinal, Start::Late).start_deadline(START_DEADLINE),
+        };
+        let started = Instant::now();
+        let error = match IsolatedBackend::open(options) {
+            Ok(_) => return Err(format!("round {round}: it started")),
+            Err(error) => error,
+        };
+        times.push(started.elapsed());
+        let expected = match &error {
+            StartError::Process(ProcessError::ExecutableMissing { .. }) => how == "missing executable",
+            StartError::Version { .. } => how == "other version",
+            StartError::Slow { .. } => how == "slow",
+            _ => false,
+        };
+        if !expected {
+            return Err(format!("round {round}: {how} was taken for {}", describe(&error)));
+        }
+        serve(&open(ordinal, false)?, &probe()?, round)?;
+    }
+    eprintln!("{how}: an error after {} (p50/max of {repeats})", middle(&mut times));
+    Ok(())
+}
+
 /// What sessions must do, through a worker.
-fn sessions(ordinal: u32) -> Result<(), String> {
+fn sessions(ordinal: Option<u32>) -> Result<(), String> {
     let backend: Arc<dyn VyreBackend> = Arc::new(open(ordinal, false)?);
     conformance::run_sessions(&backend).map(drop).map_err(|error| describe(&error))
 }
 
 /// Too little memory is an error of one call, not a death.
-fn out_of_memory(ordinal: u32) -> Result<(), String> {
+fn out_of_memory(ordinal: Option<u32>) -> Result<(), String> {
     let backend = open(ordinal, false)?;
     let program = probe()?;
     let pid = backend.worker_pid();

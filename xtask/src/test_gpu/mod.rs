@@ -8,6 +8,7 @@ mod errors;
 mod faulty;
 mod gemm;
 mod isolated;
+mod parent;
 mod programs;
 mod sessions;
 mod suite;
@@ -41,12 +42,15 @@ pub(crate) struct Options {
     /// Run only the trials whose names contain this.
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
-    /// How often each way to lose a GPU's worker is tried.
+    /// How often each way to lose a worker is tried.
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat_faults: u32,
     /// How many trials run at once; one for each processor by default.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Do not test; own a worker on this device until killed: what `parent` tests.
+    #[arg(long, hide = true, value_name = "DEVICE")]
+    own_a_worker: Option<String>,
     /// Where the file tests are, if not in the workspace or beside the program.
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
@@ -62,12 +66,23 @@ pub(crate) struct Device {
     pub(crate) hip: Option<Arc<HipBackend>>,
 }
 
+impl Device {
+    /// Which GPU it is, if it is one.
+    fn ordinal(&self) -> Option<u32> {
+        self.hip.as_ref().map(|hip| hip.ordinal())
+    }
+}
+
 /// Runs the suite. The exit status is 0 if every trial passed or is unsupported, and there was a device or
 /// none was needed.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(folder) = &options.bundle {
         bundle::write(folder)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(device) = &options.own_a_worker {
+        let Err(error) = parent::own_a_worker(device);
+        anyhow::bail!(error);
     }
     let report = vyre_hip::detect();
     eprintln!("{report}");
@@ -85,9 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut trials = Vec::new();
     for device in &devices {
         suite::add(device, &files, &records, &mut trials)?;
-        if let Some(hip) = &device.hip {
-            isolated::add(&device.name, hip.ordinal(), options.repeat_faults, &records, &mut trials);
-        }
+        isolated::add(device, options.repeat_faults, &records, &mut trials);
     }
     let arguments = libtest_mimic::Arguments {
         filter: options.filter.clone(),
