@@ -239,6 +239,13 @@ pub enum MegakernelError {
         /// The window's id.
         window_id: u32,
     },
+    /// The operating system gave no descriptor.
+    #[error("a descriptor for completions could not be made; see the process's limit of open files")]
+    Descriptor {
+        /// Its own error.
+        #[source]
+        source: std::io::Error,
+    },
     /// The operating system gave no thread.
     #[error("a session's thread could not be started")]
     Thread {

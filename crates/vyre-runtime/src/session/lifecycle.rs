@@ -13,6 +13,7 @@ use vyre_driver::io_queue::HostIo;
 use vyre_driver::layout::{ABORT_FLAG, HOST_LEASE};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
+use vyre_driver::wait::Waiter;
 use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause, ResidentKernel, StartRequest};
 
 use super::replay::Interruption;
@@ -117,6 +118,9 @@ impl Shared {
         let mut view = lock(&self.view);
         self.absorb_mirrors(&view, &mut lock(&self.buffers));
         control.turn_to_fresh_d2h(left_by_itself)?;
+        let completions = Waiter::completion(&control.regions);
+        let completions = completions.map_err(ring_error("watch the session's completions"))?;
+        self.completions.store(Arc::new(completions));
         *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
         Ok(())
     }

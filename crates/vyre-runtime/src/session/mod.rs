@@ -18,12 +18,15 @@
 //! `shared` is the path of an item; `lifecycle` starts and stops kernels; `recover` deals with losses, `probation`
 //! with those suspected of one, `replay` decides what runs twice, `report` tells of it;
 //! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
-//! `ticket`, `measure` and `options` are what their names say.
+//! `ticket`, `measure` and `options` are what their names say. `future` and `event` are other ways to wait,
+//! `wakers` is what wakes them.
 //!
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
-//! else it could do), and futures (a completion can be polled).
+//! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
 
 mod buffers;
+mod event;
+mod future;
 mod lifecycle;
 mod measure;
 mod options;
@@ -36,6 +39,7 @@ mod service;
 mod shared;
 mod start;
 mod ticket;
+mod wakers;
 mod window;
 
 use std::borrow::Borrow;
@@ -57,6 +61,8 @@ use crate::telemetry::TelemetrySnapshot;
 use self::service::Service;
 use self::shared::{Gate, Shared, lock, lock_within, ring_error};
 
+pub use self::event::CompletionFd;
+pub use self::future::{TicketFuture, WindowFuture};
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
 pub use self::plan::PAYLOAD_BINDING;
 pub use self::replay::Restore;
@@ -233,6 +239,26 @@ impl PersistentSession {
         self.shared().wait_window(window_id, class, timeout)
     }
 
+    /// The same as a future. It holds the class of the window until it is ready or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::UnknownWindow`]; [`MegakernelError::WindowBusy`] while somebody else waits for the
+    /// class.
+    pub fn window(&self, window_id: u32, class: WindowClass) -> Result<WindowFuture, MegakernelError> {
+        let items = self.shared().windows.borrow(window_id, class)?;
+        Ok(WindowFuture::new(&self.handle.shared, items))
+    }
+
+    /// A descriptor that becomes readable when tickets given to it are answered: for event loops.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Descriptor`] if the process has none left.
+    pub fn completion_fd(&self) -> Result<CompletionFd, MegakernelError> {
+        CompletionFd::new(&self.handle.shared)
+    }
+
     /// Gives the lookahead items of a window up and says how many they were. A published slot cannot be taken
     /// back: they may still run, but nobody has to wait for them, and their slots free themselves.
     ///
@@ -259,13 +285,7 @@ impl PersistentSession {
     ) -> Result<Completion, MegakernelError> {
         let raw = ticket.borrow().raw;
         let completion = self.shared().wait(raw, timeout)?;
-        match completion.as_fault() {
-            None => Ok(completion),
-            Some(fault) => {
-                let (ticket, code) = (raw.position(), completion.code());
-                Err(MegakernelError::Faulted { ticket, code, fault })
-            }
-        }
+        self.shared().refuse_fault(raw, completion)
     }
 
     /// The completion, fault or not, if there is one; the ticket stays good.

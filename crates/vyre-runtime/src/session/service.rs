@@ -1,9 +1,9 @@
 //! The session's own threads: one that keeps it alive, one that runs the user's handler of detached faults if
-//! there is one, and one for IO once there is something to serve.
+//! there is one, one for IO once there is something to serve, and one for futures once there is one to wake.
 //!
 //! The first renews the lease, looks after the kernel, takes the mirrors over, and frees what nobody holds
-//! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The second
-//! and the third exist because a handler and a read may take long, and a lease may not wait for them.
+//! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The others
+//! exist because a handler, a read and a waker may take long, and a lease may not wait for them.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +103,14 @@ impl Service {
             shared.service.io_thread.store(false, Ordering::Release);
         }
         spawned.map(drop)
+    }
+
+    /// Starts the thread that wakes futures.
+    pub(super) fn start_waking(shared: &Arc<Shared>) -> Result<Thread, MegakernelError> {
+        let woken = Arc::clone(shared);
+        shared.service.spawn("vyre-session-wake", move || {
+            woken.wake_the_answered(|| woken.service.stop.load(Ordering::Acquire));
+        })
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread, MegakernelError> {

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use vyre_driver::arena::{Arena, ArenaRange};
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::protocol::opcode;
 use vyre_driver::region::SharedRegion;
 use vyre_driver::ring::{Completion, RawTicket, RingError, RingProducer, SlotImage};
 use vyre_driver::view::HostView;
-use vyre_driver::wait::WaitStrategy;
+use vyre_driver::wait::{WaitStrategy, Waiter};
 use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline, ResidentSpec};
 
 use super::buffers::DeviceBuffers;
@@ -21,6 +21,7 @@ use super::plan::SessionPlan;
 use super::replay::touches_volatile;
 use super::report::RecoveryReport;
 use super::service::Service;
+use super::wakers::Wakers;
 use super::window::Windows;
 use crate::error::MegakernelError;
 use crate::io_service::IoResources;
@@ -101,6 +102,9 @@ pub(super) struct Shared {
     pub(super) buffers: Mutex<DeviceBuffers>,
     pub(super) quotas: Mutex<Vec<u32>>,
     pub(super) windows: Windows,
+    pub(super) wakers: Wakers,
+    /// Where the current incarnation says that it has completed something.
+    pub(super) completions: ArcSwap<Waiter>,
     pub(super) latency: Option<Latency>,
     pub(super) counters: Mutex<Totals>,
     pub(super) usage: Mutex<Totals>,
@@ -357,6 +361,22 @@ impl Shared {
         let completion = waited.map_err(ring_error("wait for a ticket"))?;
         self.acknowledged(raw.position());
         Ok(completion)
+    }
+
+    /// A fault is an error to whoever waits, so that a result is never mistaken.
+    #[inline]
+    pub(super) fn refuse_fault(
+        &self,
+        raw: RawTicket,
+        completion: Completion,
+    ) -> Result<Completion, MegakernelError> {
+        match completion.as_fault() {
+            None => Ok(completion),
+            Some(fault) => {
+                let (ticket, code) = (raw.position(), completion.code());
+                Err(MegakernelError::Faulted { ticket, code, fault })
+            }
+        }
     }
 
     pub(super) fn acknowledged(&self, position: u64) {

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::{ProducerOptions, RingProducer};
 use vyre_driver::view::HostView;
+use vyre_driver::wait::Waiter;
 use vyre_driver::{ResidentPipeline, ResidentSpec};
 
 use super::buffers::DeviceBuffers;
@@ -16,6 +17,7 @@ use super::lifecycle::Control;
 use super::plan::SessionPlan;
 use super::service::Service;
 use super::shared::{Gate, Settings, Shared, lock, ring_error};
+use super::wakers::Wakers;
 use super::window::Windows;
 use super::{Handle, PersistentSession, SessionOptions};
 use crate::error::MegakernelError;
@@ -119,6 +121,8 @@ impl PersistentSession {
         let capacity = ring.capacity();
         let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
         let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
+        let completions =
+            Waiter::completion(&regions).map_err(ring_error("watch the session's completions"))?;
         let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
         let shared = Arc::new(Shared {
             id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
@@ -146,6 +150,8 @@ impl PersistentSession {
             buffers: Mutex::new(buffers),
             quotas: Mutex::new(plan.quotas()),
             windows: Windows::default(),
+            wakers: Wakers::default(),
+            completions: ArcSwap::from_pointee(completions),
             latency,
             counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
             usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),

@@ -1,6 +1,7 @@
 //! Windows in a session: groups of items submitted together and awaited by class.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,10 @@ impl Pending {
     const fn new(first: u64, count: usize) -> Pending {
         Pending { next: first, left: count as u64, done: Vec::new(), gone: None }
     }
+
+    fn positions(&self) -> Range<u64> {
+        self.next..self.next.wrapping_add(self.left)
+    }
 }
 
 impl Class {
@@ -84,14 +89,57 @@ impl Open {
     }
 }
 
+/// The items of one class, taken out by who waits for them. Whoever does gives them back.
+#[derive(Debug)]
+pub(super) struct Borrowed {
+    id: u32,
+    class: WindowClass,
+    /// None once they were given back.
+    pending: Option<Pending>,
+}
+
+impl Borrowed {
+    /// The next item to be waited for.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.pending.as_ref().filter(|pending| pending.left != 0).map(|pending| pending.next)
+    }
+
+    /// Notes what came of the next item. One that was reaped is missing from the list, but the others' slots
+    /// must not leak.
+    pub(super) fn answered(&mut self, answer: Result<Completion, MegakernelError>) {
+        let Some(pending) = &mut self.pending else { return };
+        match answer {
+            Ok(completion) => pending.done.push(completion),
+            Err(error) => pending.gone = Some(error),
+        }
+        pending.next = pending.next.wrapping_add(1);
+        pending.left -= 1;
+    }
+
+    /// Everything was waited for.
+    pub(super) fn finish(&mut self, windows: &Windows) -> Result<Vec<Completion>, MegakernelError> {
+        let unknown = MegakernelError::UnknownWindow { window_id: self.id };
+        let pending = self.pending.take().ok_or(unknown)?;
+        windows.give_back(self.id, self.class, Class::Over);
+        pending.gone.map_or(Ok(pending.done), Err)
+    }
+
+    /// Leaves the rest to another wait.
+    pub(super) fn give_back(&mut self, windows: &Windows) {
+        if let Some(pending) = self.pending.take() {
+            windows.give_back(self.id, self.class, Class::Waiting(pending));
+        }
+    }
+}
+
 impl Windows {
-    /// Takes the items of a class out; whoever does, returns it.
-    fn borrow(&self, id: u32, class: WindowClass) -> Result<Pending, MegakernelError> {
+    /// Takes the items of a class out.
+    pub(super) fn borrow(&self, id: u32, class: WindowClass) -> Result<Borrowed, MegakernelError> {
         let mut open = lock(&self.open);
         let unknown = MegakernelError::UnknownWindow { window_id: id };
         let Some(window) = open.get_mut(&id) else { return Err(unknown) };
         match std::mem::replace(window.class(class), Class::Borrowed) {
-            Class::Waiting(pending) => Ok(pending),
+            Class::Waiting(pending) => Ok(Borrowed { id, class, pending: Some(pending) }),
             Class::Borrowed => Err(MegakernelError::WindowBusy { window_id: id }),
             Class::Over => {
                 *window.class(class) = Class::Over;
@@ -160,30 +208,25 @@ impl Shared {
         timeout: Duration,
     ) -> Result<Vec<Completion>, MegakernelError> {
         let started = Instant::now();
-        let mut pending = self.windows.borrow(id, class)?;
-        while pending.left != 0 {
+        let mut items = self.windows.borrow(id, class)?;
+        while let Some(position) = items.next() {
             let left = timeout.saturating_sub(started.elapsed());
-            match self.wait(self.ring.raw(pending.next), left) {
-                Ok(completion) => pending.done.push(completion),
+            match self.wait(self.ring.raw(position), left) {
                 Err(error @ MegakernelError::Deadline { .. }) => {
-                    self.windows.give_back(id, class, Class::Waiting(pending));
+                    items.give_back(&self.windows);
                     return Err(error);
                 }
-                // Reaped. There is no list in order without it, but the others' slots must not leak.
-                Err(error) => pending.gone = Some(error),
+                answer => items.answered(answer),
             }
-            pending.next = pending.next.wrapping_add(1);
-            pending.left -= 1;
         }
-        self.windows.give_back(id, class, Class::Over);
-        pending.gone.map_or(Ok(pending.done), Err)
+        items.finish(&self.windows)
     }
 
     /// Gives the lookahead items of a window up; returns how many.
     pub(super) fn cancel_lookahead(&self, id: u32) -> Result<u32, MegakernelError> {
-        let pending = self.windows.borrow(id, WindowClass::Lookahead)?;
+        let mut items = self.windows.borrow(id, WindowClass::Lookahead)?;
         let mut given_up = 0;
-        for position in pending.next..pending.next.wrapping_add(pending.left) {
+        for position in items.pending.take().into_iter().flat_map(|pending| pending.positions()) {
             match self.ring.forget_raw(self.ring.raw(position)) {
                 Ok(()) => {
                     given_up += 1;
