@@ -162,6 +162,43 @@ fn a_spare_has_compiled_everything_before_it_is_needed() {
     doubles(&backend, 100);
 }
 
+fn a_spare_that_dies_is_replaced_soon() {
+    let backend = open(options().spare(true));
+    let started = Instant::now();
+    let mut pipelines = Vec::new();
+    for round in 0..12 {
+        until("no spare", || backend.spare_pid().is_some());
+        // Asked to compile something, so that it did not die at once, which would be waited for longer.
+        let source = DOUBLE.replace("2u32", &format!("{round}u32"));
+        pipelines.push(backend.compile(&program(&source)).expect("compiled"));
+        until("no spare", || backend.spare_pid().is_some());
+        signal(backend.spare_pid().expect("a spare"), Signal::KILL);
+        until("not noticed", || backend.spare_pid().is_none());
+    }
+    // Replaced when it is looked at every five seconds, they would take twice as long.
+    assert!(started.elapsed() < WAIT, "{:?}", started.elapsed());
+}
+
+fn a_spare_ends_when_it_would_never_be_taken() {
+    let given_up = options().spare(true).crash_budget(0, WAIT);
+    let fallback = given_up.clone().fallback(Arc::new(CpuBackend::new()));
+    for (options, goes_on) in [(given_up, false), (fallback, true)] {
+        let backend = open(options);
+        until("no spare", || backend.spare_pid().is_some());
+        let spare = backend.spare_pid().expect("a spare");
+        crash(&backend);
+        assert_eq!(backend.recover().is_ok(), goes_on);
+        until("the spare lives", || !std::path::Path::new(&format!("/proc/{spare}")).exists());
+        for round in 0..20 {
+            // Each has the spare's thread look whether there is something to do.
+            let source = DOUBLE.replace("2u32", &format!("{round}u32"));
+            assert_eq!(backend.compile(&program(&source)).is_ok(), goes_on);
+            std::thread::sleep(Duration::from_millis(10));
+            assert_eq!(backend.spare_pid(), None);
+        }
+    }
+}
+
 fn a_kernel_that_does_not_leave_is_ended_with_its_worker() {
     let backend = Arc::new(open(options().crash_budget(100, WAIT)));
     let stubborn = IsolatedBackend::open(IsolatedOptions::new("stubborn")).expect("a worker");
@@ -323,6 +360,8 @@ fn main() {
         a_stopped_worker_is_unresponsive_and_replaced,
         a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is,
         a_spare_has_compiled_everything_before_it_is_needed,
+        a_spare_that_dies_is_replaced_soon,
+        a_spare_ends_when_it_would_never_be_taken,
         a_kernel_that_does_not_leave_is_ended_with_its_worker,
         a_session_goes_on_in_the_next_worker,
         a_kernel_says_without_being_asked_that_its_worker_is_gone,

@@ -15,7 +15,7 @@ use crate::process::Process;
 
 /// Starts that are tried when each is ended from outside before it is ready: that convicts nobody.
 const STARTS: u32 = 3;
-/// The pause after a spare that did not start; it doubles up to [`LONGEST_PAUSE`].
+/// The pause after a spare that did not start, or died; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long the spare is left alone at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -94,14 +94,21 @@ impl Recovery {
             process.kill();
         }
         self.end_spare();
+        self.want_spare();
     }
 
     /// Ends the spare. Whoever waits for what it compiles learns so at once.
     fn end_spare(&self) {
-        if let Some(spare) = lock(&self.spare).take() {
+        let spare = lock(&self.spare).take();
+        if let Some(spare) = spare {
             spare.close(Duration::ZERO);
         }
-        self.want_spare();
+    }
+
+    /// Takes the spare out if it is lost, and says why.
+    fn take_lost_spare(&self) -> Option<Loss> {
+        let lost = lock(&self.spare).take_if(|spare| spare.loss().is_some());
+        lost?.loss().cloned()
     }
 
     pub(super) fn spare(&self) -> Option<Arc<Worker>> {
@@ -128,7 +135,8 @@ impl Recovery {
         request
     }
 
-    fn want_spare(&self) {
+    /// Has the spare looked after at once.
+    pub(super) fn want_spare(&self) {
         *lock(&self.wanted) = true;
         self.wants.notify_all();
     }
@@ -155,16 +163,23 @@ impl Recovery {
         started
     }
 
-    /// Sees to it that there is a spare, with everything compiled that is in use.
-    fn tend_spare(&self, shared: &Shared) -> Result<(), StartError> {
-        let spare = match self.spare().filter(|spare| spare.loss().is_none()) {
-            Some(spare) => spare,
+    /// Sees to it that there is a spare, with everything compiled that is in use; none where it would never be
+    /// taken. Whether there was one.
+    fn tend_spare(&self, shared: &Shared) -> Result<bool, StartError> {
+        if shared.is_past_workers() {
+            self.end_spare();
+            return Ok(true);
+        }
+        let known = self.spare();
+        let was_there = known.is_some();
+        let spare = match known {
+            Some(known) => known,
             None => {
                 let spare = Arc::new(self.start(shared)?);
                 let mut place = lock(&self.spare);
-                // Under the lock, so that closing either finds the spare or is seen here.
-                if self.is_closed() {
-                    return Ok(());
+                // Under the lock, so that who ends the spare either finds it or is seen here.
+                if self.is_closed() || shared.is_past_workers() {
+                    return Ok(was_there);
                 }
                 tracing::debug!(pid = spare.pid(), "a spare worker is ready");
                 *place = Some(Arc::clone(&spare));
@@ -183,7 +198,7 @@ impl Recovery {
                 other => return Err(spare.unexpected(other).into()),
             }
         }
-        Ok(())
+        Ok(was_there)
     }
 }
 
@@ -206,7 +221,10 @@ impl Shared {
         let gone = Instant::now();
         budget.charge(current.generation, loss.cause, gone);
         let (worker, from_spare) = if self.is_spent(&mut budget) {
-            (self.last_resort(&current.worker, &loss)?, false)
+            let fallback = self.last_resort(&current.worker, &loss);
+            // One that was being started meanwhile is to be ended as well.
+            recovery.want_spare();
+            (fallback?, false)
         } else {
             self.next_worker(&mut budget)?
         };
@@ -236,6 +254,12 @@ impl Shared {
         *lock(&recovery.last) = Some(replacement);
         recovery.want_spare();
         Ok(generation)
+    }
+
+    /// Whether there is no next worker after the current one: it was given up, or is the fallback.
+    fn is_past_workers(&self) -> bool {
+        let worker = &self.current.load().worker;
+        worker.pid().is_none() || worker.loss().is_some_and(|loss| loss.cause == LossCause::GivenUp)
     }
 
     fn is_spent(&self, budget: &mut Budget) -> bool {
@@ -273,6 +297,7 @@ impl Shared {
 
     /// What is left when the budget is spent.
     fn last_resort(&self, lost: &Worker, loss: &Loss) -> Result<Arc<Worker>, BackendError> {
+        self.recovery.end_spare();
         let (budget, forgiveness) = (self.options.crash_budget, self.options.forgiveness);
         let reason = format!("more than {budget} crashes within {forgiveness:?}, the last of them: {loss}");
         let Some(fallback) = &self.options.fallback else {
@@ -299,8 +324,17 @@ pub(super) fn start_spares(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<(
             if shared.recovery.is_closed() {
                 return;
             }
+            if let Some(loss) = shared.recovery.take_lost_spare() {
+                tracing::warn!(cause = ?loss.cause, reason = loss.reason, "the spare worker was lost");
+                thread::park_timeout(next);
+                next = (next * 2).min(LONGEST_PAUSE);
+            }
             match shared.recovery.tend_spare(&shared) {
-                Ok(()) => (pause, next) = (LONGEST_PAUSE, FIRST_PAUSE),
+                // One that was just started has yet to live a while.
+                Ok(was_there) => {
+                    pause = LONGEST_PAUSE;
+                    next = if was_there { FIRST_PAUSE } else { next };
+                }
                 Err(error) => {
                     tracing::warn!(error = error.chain(), "no spare worker");
                     thread::park_timeout(next);

@@ -40,6 +40,9 @@ fn watch(shared: &Weak<Shared>, silence: Duration) {
         }
         let current = Arc::clone(&shared.current.load().worker);
         let spare = shared.recovery.spare();
+        if spare.as_ref().is_some_and(|spare| spare.loss().is_some()) {
+            shared.recovery.want_spare();
+        }
         for worker in [Some(current), spare].into_iter().flatten() {
             look_at(&worker, &mut pulses, now, silence);
         }
