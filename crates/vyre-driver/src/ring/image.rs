@@ -119,6 +119,12 @@ impl Completion {
         [self.result, u64::from(self.code) | (self.status as u64) << 32 | lap << 48]
     }
 
+    /// Whether the second word is that of an item that was done in this lap.
+    #[inline]
+    pub(crate) const fn is_done_of(hi: u64, lap: u64) -> bool {
+        hi >> 32 == lap << 16 | Status::Done as u64
+    }
+
     /// The completion in words whose lap was checked before, if its status is one that ends an item.
     #[inline]
     pub(crate) fn from_words([result, hi]: [u64; 2]) -> Option<Completion> {

@@ -315,7 +315,7 @@ impl<M: Memory> RingProducer<M> {
         let oldest_untaken = ticket.wrapping_sub(u64::from(self.capacity()));
         let word = Word(self.word(ticket).load(Ordering::Acquire));
         if word.lap() == oldest_untaken >> self.shift && word.state() == State::Detached {
-            self.sweep_detached_run(oldest_untaken, wanted);
+            self.sweep_run(oldest_untaken, wanted);
         }
         let now = self.head.load(Ordering::Relaxed);
         let is_free = self.word(ticket).load(Ordering::Acquire) == Word::free(ticket >> self.shift).0;

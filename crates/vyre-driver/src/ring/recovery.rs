@@ -1,6 +1,7 @@
 //! What happens around the end of an incarnation: saving, failing, starting again.
 //!
-//! Everything here is for one caller at a time and is serialised by a lock that no other path takes.
+//! Everything here is for one caller at a time and is serialised by a lock, which otherwise only those take who free
+//! the slots of detached tickets.
 
 use super::image::SlotWords;
 use super::memory::{Cells, LoadWord, Memory};
@@ -27,8 +28,8 @@ pub(super) struct Incarnations<M: Memory> {
     all: Mutex<Vec<*mut Incarnation<M>>>,
 }
 
-/// Held by whoever changes incarnations or saves results.
-type Lock<'a, M> = MutexGuard<'a, Vec<*mut Incarnation<M>>>;
+/// Held by whoever changes incarnations, saves results, or takes a word out of the state Detached.
+pub(super) type Lock<'a, M> = MutexGuard<'a, Vec<*mut Incarnation<M>>>;
 
 // SAFETY: the pointers own their boxes; shared use is by shared reference to `Send + Sync` contents.
 unsafe impl<M: Memory> Send for Incarnations<M> {}
@@ -47,6 +48,11 @@ impl<M: Memory> Incarnations<M> {
         let current = self.current.load(Ordering::Acquire);
         // SAFETY: made from a box that lives until `self` is dropped, and never borrowed mutably.
         unsafe { &*current }
+    }
+
+    /// The lock of whoever ends what nobody holds a ticket of.
+    pub(super) fn lock(&self) -> Lock<'_, M> {
+        lock(&self.all)
     }
 
     /// Makes the next incarnation current.
@@ -140,7 +146,7 @@ impl<M: Memory> RingProducer<M> {
     }
 
     pub(super) fn rebind(&self, completions: M::CompletionsView, park: M::Park) {
-        let mut all = lock(&self.incarnations.all);
+        let mut all = self.incarnations.lock();
         let head = self.head();
         let mut detached = Vec::new();
         for ticket in self.oldest_possible(head)..head {
@@ -160,9 +166,7 @@ impl<M: Memory> RingProducer<M> {
             }
         }
         drop(all);
-        for (ticket, completion) in detached {
-            self.count_detached(ticket, completion);
-        }
+        self.count_detached(&detached);
     }
 
     /// Moves a completion that is there to this side, or frees the slot if nobody waits for it: the caller
@@ -171,8 +175,10 @@ impl<M: Memory> RingProducer<M> {
         while let Ok(Look::Finished(word, completion)) = self.look(ticket) {
             let won = match word.state() {
                 State::Pending => self.save_as(all, ticket, word, completion),
-                State::Detached if self.free(ticket, word) => return Some(completion),
-                State::Detached => false,
+                State::Detached => {
+                    self.free_detached(all, ticket, word);
+                    return Some(completion);
+                }
                 State::Free | State::Saved => true,
             };
             if won {
@@ -209,7 +215,7 @@ impl<M: Memory> RingProducer<M> {
     /// is gone, or the next start record will skip it.
     pub fn fail(&self, ticket: u64, fault: Fault) -> Result<bool, RingError> {
         let completion = Completion::new(Status::Fault, fault.code(), 0)?;
-        let all = lock(&self.incarnations.all);
+        let all = self.incarnations.lock();
         let detached = loop {
             let word = Word(self.word(ticket).load(Ordering::Acquire));
             if word.lap() > ticket >> self.shift {
@@ -223,7 +229,10 @@ impl<M: Memory> RingProducer<M> {
                 State::Free => return Err(RingError::NotIssued { ticket }),
                 State::Saved => return Ok(false),
                 State::Pending => (self.save_as(&all, ticket, word, completion), false),
-                State::Detached => (self.free(ticket, word), true),
+                State::Detached => {
+                    self.free_detached(&all, ticket, word);
+                    (true, true)
+                }
             };
             if won {
                 break detached;
@@ -231,7 +240,7 @@ impl<M: Memory> RingProducer<M> {
         };
         drop(all);
         if detached {
-            self.count_detached(ticket, completion);
+            self.count_detached(&[(ticket, completion)]);
         }
         Ok(true)
     }

@@ -1,7 +1,12 @@
 //! What becomes of a submitted item: looking, taking, forgetting, counting.
 
-use super::memory::{Cells, LoadWord, Memory};
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::memory::{Cells, LoadWord, Memory, laps};
 use super::producer::{RingCounters, RingProducer};
+use super::recovery::Lock;
 use super::ticket::{RawTicket, Ticket};
 use super::word::{State, Word};
 use super::{Completion, RingError};
@@ -14,6 +19,9 @@ pub(super) enum Look {
     /// The exact word examined, and the completion.
     Finished(Word, Completion),
 }
+
+/// Tickets that are swept before others may hold the lock.
+const SWEEP: u64 = 256;
 
 impl<M: Memory> RingProducer<M> {
     /// What has become of a ticket. Believes a completion only if the private word is Pending or Detached,
@@ -132,13 +140,13 @@ impl<M: Memory> RingProducer<M> {
                     let completion = self.load_saved(ticket);
                     let freed = self.free(ticket, word);
                     if freed {
-                        self.count_detached(ticket, completion);
+                        self.count_detached(&[(ticket, completion)]);
                     }
                     freed
                 }
             };
             if done {
-                self.sweep_detached(ticket);
+                self.sweep(ticket..ticket.wrapping_add(1));
                 return Ok(());
             }
         }
@@ -154,12 +162,13 @@ impl<M: Memory> RingProducer<M> {
         let mut reaped = 0;
         while ticket != head {
             in_a_row &= match self.look(ticket) {
+                Ok(Look::Finished(word, _)) if word.state() == State::Detached => {
+                    self.sweep(ticket..ticket.wrapping_add(1));
+                    true
+                }
                 Ok(Look::Finished(word, completion)) => {
-                    let detached = word.state() == State::Detached;
                     let won = self.free(ticket, word);
-                    if won && detached {
-                        self.count_detached(ticket, completion);
-                    } else if won {
+                    if won {
                         each(self.raw(ticket), completion);
                         reaped += 1;
                     }
@@ -183,13 +192,8 @@ impl<M: Memory> RingProducer<M> {
 
     /// What was counted so far, after freeing what is detached and finished.
     pub fn counters(&self) -> RingCounters {
-        let from = self.oldest_possible(self.head());
-        for ticket in from..self.head() {
-            let word = Word(self.word(ticket).load(Ordering::Acquire));
-            if word.lap() == ticket >> self.shift && word.state() == State::Detached {
-                self.sweep_detached(ticket);
-            }
-        }
+        let head = self.head();
+        self.sweep(self.oldest_possible(head)..head);
         // Each word says how often its slot was freed: nobody has to count on the fast path.
         let completed = self
             .words
@@ -263,41 +267,104 @@ impl<M: Memory> RingProducer<M> {
         freed
     }
 
-    /// Frees a detached ticket's slot if its item is finished.
-    pub(super) fn sweep_detached(&self, ticket: u64) {
-        if let Ok(Look::Finished(word, completion)) = self.look(ticket)
-            && word.state() == State::Detached
-            && self.free(ticket, word)
-        {
-            self.count_detached(ticket, completion);
-        }
-    }
-
-    /// The same for tickets in a row, up to the first that is not finished.
-    pub(super) fn sweep_detached_run(&self, first: u64, count: u64) {
-        // Nothing but loads, which go on side by side: the line of a completion was last written by the device and
-        // is far away. Freeing is a compare-and-swap, behind which the next load would wait. What is found here is
-        // a hint, looked at again.
-        let completions = &self.incarnations.current().completions;
-        let finished = (first..first.wrapping_add(count)).take_while(|&ticket| {
-            let tag = completions.group(ticket).as_ref().get(1).map(|hi| hi.load(Ordering::Relaxed));
-            tag.is_some_and(|hi| hi >> 48 & Self::LAP_MASK == self.tag_lap(ticket))
-        });
-        let finished = finished.count() as u64;
-        // The first one in any case: it may have been saved, or break the protocol.
-        for ticket in first..first.wrapping_add(finished.max(1)) {
-            self.sweep_detached(ticket);
-        }
-    }
-
-    pub(super) fn count_detached(&self, ticket: u64, completion: Completion) {
-        if completion.is_done() {
-            self.detached_done.fetch_add(1, Ordering::Relaxed);
+    /// Frees slots of detached tickets in a row whose items are finished, up to the first that is not: so many at
+    /// least, if they are, or the first one.
+    pub(super) fn sweep_run(&self, first: u64, wanted: u64) {
+        // Without the lock: as a rule the next ones are not finished either.
+        if matches!(self.look(first), Ok(Look::Pending)) {
             return;
         }
-        self.detached_faults.fetch_add(1, Ordering::Relaxed);
-        if let Some(handler) = &self.on_detached_fault {
-            handler(self.raw(ticket), completion);
+        let count = wanted.max(SWEEP).min(self.head().wrapping_sub(first));
+        let all = self.incarnations.lock();
+        let done = self.free_done(&all, first, count as usize);
+        drop(all);
+        self.count_done(done);
+        if done == 0 {
+            // It ended in a fault, owns a range, was saved, or broke the protocol.
+            self.sweep(first..first.wrapping_add(1));
+        }
+    }
+
+    /// Frees the slots of detached tickets whose items are done and own nothing, up to the first that is not such a
+    /// one, and returns how many. This is the path of items that nobody asks about, at the rate of the bus.
+    fn free_done(&self, _all: &Lock<'_, M>, first: u64, count: usize) -> u64 {
+        let incarnation = self.incarnations.current();
+        let mut done = 0;
+        for (lap, part) in laps(first, count, self.shift) {
+            let (before, after) =
+                (Word::new(lap, State::Detached, incarnation.epoch, false), Word::free(lap).freed());
+            let tag = lap.wrapping_add(1) & Self::LAP_MASK;
+            let completions = incarnation.completions.groups().get(part.clone()).unwrap_or_default();
+            for (cell, completion) in self.words.get(part).unwrap_or_default().iter().zip(completions) {
+                let [_, hi] = completion.as_ref() else { return done };
+                // Orderings: as in `look`, and in `free_detached`. The result is not wanted.
+                let is_detached = cell.load(Ordering::Acquire) == before.0;
+                if !is_detached || !Completion::is_done_of(hi.load(Ordering::Acquire), tag) {
+                    return done;
+                }
+                cell.store(after.0, Ordering::Release);
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// Frees the slots of all detached tickets of a range whose items are finished.
+    fn sweep(&self, tickets: Range<u64>) {
+        let mut next = tickets.start;
+        while next < tickets.end {
+            let mut ended = SmallVec::<[(u64, Completion); 4]>::new();
+            let all = self.incarnations.lock();
+            for ticket in (next..tickets.end).take(SWEEP as usize) {
+                ended.extend(self.sweep_one(&all, ticket).map(|completion| (ticket, completion)));
+            }
+            drop(all);
+            self.count_detached(&ended);
+            next = next.wrapping_add(SWEEP);
+        }
+    }
+
+    fn sweep_one(&self, all: &Lock<'_, M>, ticket: u64) -> Option<Completion> {
+        let word = Word(self.word(ticket).load(Ordering::Acquire));
+        if word.lap() != ticket >> self.shift || word.state() != State::Detached {
+            return None;
+        }
+        let Ok(Look::Finished(word, completion)) = self.look(ticket) else { return None };
+        self.free_detached(all, ticket, word);
+        Some(completion)
+    }
+
+    /// Frees the slot of a detached ticket.
+    ///
+    /// All who do hold the lock, and nobody else changes such a word, so that a store will do where others need a
+    /// compare-and-swap. Behind one of those the next load would wait, and a run of completions is a run of loads of
+    /// lines that the device wrote last and that are far away: they go on side by side.
+    pub(super) fn free_detached(&self, _all: &Lock<'_, M>, ticket: u64, word: Word) {
+        // Before the slot is free: the next item of it may bring a range of its own.
+        let range = self.attachment(ticket).filter(|_| word.is_attached());
+        let range = range.map(|cell| PackedRange(cell.load(Ordering::Relaxed)));
+        // Release: what this thread has read of the slot and its completion is read before anybody reuses them.
+        // Pairs with the acquire of a reservation.
+        self.word(ticket).store(word.freed().0, Ordering::Release);
+        if let (Some(range), Some(attachments)) = (range, &self.attachments) {
+            attachments.arena.free_packed(range);
+        }
+    }
+
+    fn count_done(&self, count: u64) {
+        if count != 0 {
+            self.detached_done.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts detached items that ended. Under no lock: it calls the user's handler.
+    pub(super) fn count_detached(&self, ended: &[(u64, Completion)]) {
+        self.count_done(ended.iter().filter(|(_, completion)| completion.is_done()).count() as u64);
+        for &(ticket, completion) in ended.iter().filter(|(_, completion)| !completion.is_done()) {
+            self.detached_faults.fetch_add(1, Ordering::Relaxed);
+            if let Some(handler) = &self.on_detached_fault {
+                handler(self.raw(ticket), completion);
+            }
         }
     }
 }

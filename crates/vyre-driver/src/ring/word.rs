@@ -8,9 +8,10 @@
 //! | 12..64 | lap, `ticket / capacity` |
 //!
 //! A slot goes Free(lap) -> Pending(lap) -> [Saved(lap) ->] Free(lap + 1); a forgotten or detached one is
-//! Detached instead of Pending, and a restart changes the epoch. Every transition but the first is a compare-and-swap from the exact word
-//! that was examined: whoever wins it has acknowledged, taken or freed the slot, and nobody else has. The
-//! lap makes two words of one slot equal only if nothing happened in between.
+//! Detached instead of Pending, and a restart changes the epoch. Every transition but the first and the last of a
+//! detached one is a compare-and-swap from the exact word that was examined: whoever wins it has acknowledged, taken
+//! or freed the slot, and nobody else has. The lap makes two words of one slot equal only if nothing happened in
+//! between. A word leaves the state Detached under a lock.
 
 const STATE: u64 = 0b11;
 const EPOCH_SHIFT: u32 = 2;
