@@ -21,6 +21,15 @@ struct VyreNoGroups {
   static VYRE_METHOD VyreOutcome run(Context&, VyreItem&) { return VyreOutcome{}; }
 };
 
+// No program that counts items.
+struct VyreNoAccounting {
+  struct Context : VyreItemContext {};
+  static const bool PRESENT = false;
+  template <class Bindings>
+  static VYRE_METHOD void bind(Context&, const Bindings&) {}
+  static VYRE_METHOD VyreOutcome run(Context&, VyreItem&) { return VyreOutcome{}; }
+};
+
 template <class Context>
 VYRE_FUNCTION void vyre_begin_worker(Context& vyre, const VyreLive* live, u32 invocations) {
   vyre.control = nullptr;
@@ -30,7 +39,7 @@ VYRE_FUNCTION void vyre_begin_worker(Context& vyre, const VyreLive* live, u32 in
   vyre.live = live;
 }
 
-template <class Lane, class Group, class Bindings>
+template <class Lane, class Accounting, class Group, class Bindings>
 VYRE_FUNCTION void vyre_resident(const VyreResident& kernel, const Bindings& bindings) {
   __shared__ union Shared {
     VYRE_METHOD Shared() {}
@@ -58,8 +67,12 @@ VYRE_FUNCTION void vyre_resident(const VyreResident& kernel, const Bindings& bin
     vyre_begin_worker(vyre, live, 1);
     vyre.local = 0;
     Lane::bind(vyre, bindings);
+    typename Accounting::Context counting;
+    vyre_begin_worker(counting, live, 1);
+    counting.local = 0;
+    Accounting::bind(counting, bindings);
     const u32 worker = lanes ? index - 1 : kernel.lane_groups;
-    vyre_run_lanes<Lane>(kernel, live, vyre, shared.lanes, (lanes ? index - 1 : 0) % kernel.ring_count, worker, !lanes);
+    vyre_run_lanes<Lane, Accounting>(kernel, live, vyre, counting, shared.lanes, (lanes ? index - 1 : 0) % kernel.ring_count, worker, !lanes);
   } else if (Group::PRESENT) {
     index = blockIdx.x - workers - 1 - kernel.lane_groups;
     typename Group::Context vyre;

@@ -89,10 +89,10 @@ VYRE_FUNCTION void vyre_pass_on(const VyreResident& kernel, const VyreRing& ring
 }
 
 // Runs what a lane has, and does with it what its outcome says.
-template <class Lane>
+template <class Lane, class Accounting>
 VYRE_FUNCTION void vyre_run_lane(const VyreResident& kernel, VyreLive* live, const VyreRing& ring,
-                                 typename Lane::Context& vyre, VyreLaneShared& shared, VyreLaneState& lane,
-                                 bool resuming) {
+                                 typename Lane::Context& vyre, typename Accounting::Context& counting,
+                                 VyreLaneShared& shared, VyreLaneState& lane, bool resuming) {
   VyreItem item;
   vyre_unstage(shared, lane, item);
   const bool shutdown = item.opcode == VYRE_SHUTDOWN && item.tenant == 0;
@@ -123,6 +123,12 @@ VYRE_FUNCTION void vyre_run_lane(const VyreResident& kernel, VyreLive* live, con
     vyre_pass_on(kernel, ring, &live->parked, kernel.parked, VYRE_KIND_IO, lane, item);
   } else {
     vyre_complete(ring, item.ticket, outcome, vyre.stored);
+    // Afterwards: an atomic that is under way would hold back the completion.
+    if (Accounting::PRESENT) {
+      item.words[11] = outcome.status;
+      vyre_begin_item(counting, 0);
+      Accounting::run(counting, item);
+    }
     if (shutdown && lane.released) {
       vyre_tell(&live->shut_down, 1u);
       vyre_fence_device();
@@ -169,9 +175,9 @@ VYRE_FUNCTION void vyre_take_ready(const VyreResident& kernel, VyreLive* live, V
 }
 
 // `workers`: the first of the workgroup's in-flight words; one for the workgroup, or one for each wave that resumes.
-template <class Lane>
+template <class Lane, class Accounting>
 VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, typename Lane::Context& vyre,
-                                  VyreLaneShared& shared, u32 ring_index, u32 worker, bool resuming) {
+                                  typename Accounting::Context& counting, VyreLaneShared& shared, u32 ring_index, u32 worker, bool resuming) {
   VyreRing ring = vyre_ring(kernel, ring_index);
   VyreLaneState lane = {VyreLaneState::IDLE, 0, ring_index, 0, false, false};
   if (resuming) worker += threadIdx.x / vyre_subgroup_size();
@@ -207,7 +213,7 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       if (lane.state == VyreLaneState::READY && fresh && lane.ticket > closed) lane.state = VyreLaneState::IDLE;
       const bool ready = lane.state == VyreLaneState::READY;
       if (ready) {
-        vyre_run_lane<Lane>(kernel, live, ring, vyre, shared, lane, resuming);
+        vyre_run_lane<Lane, Accounting>(kernel, live, ring, vyre, counting, shared, lane, resuming);
         if (resuming) vyre_finish(&live->ready);
       }
       if (!resuming && vyre_wave_all(lane.state == VyreLaneState::IDLE)) break;

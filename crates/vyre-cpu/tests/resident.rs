@@ -390,6 +390,7 @@ fn items_of_workgroups_have_subgroups_and_external_functions() {
         let workgroup = items::workgroup_of_subgroups(AddOne.signature());
         let spec = ResidentSpec {
             lane,
+            accounting: None,
             workgroup: Some(workgroup),
             workgroup_opcodes: vec![items::SUM],
             worker_groups: 2,

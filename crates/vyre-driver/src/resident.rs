@@ -41,6 +41,11 @@ use crate::table;
 pub struct ResidentSpec {
     /// Runs one item per invocation.
     pub lane: ValidatedProgram,
+    /// Runs once for each item that ended in `lane`, if there is anything to count: when its outcome is known, before
+    /// or after it is acknowledged, and before the kernel has left. It takes the item's opcode, tenant, flags and
+    /// ticket, the first eleven words of the outcome (zeros if the run trapped or was cut short), and its
+    /// [`Status`](crate::protocol::Status); what it yields is ignored.
+    pub accounting: Option<ValidatedProgram>,
     /// Runs one item per workgroup, if any handler asked for it.
     pub workgroup: Option<ValidatedProgram>,
     /// Opcodes that `workgroup` serves, sorted.
@@ -57,19 +62,27 @@ impl ResidentSpec {
     /// [`BackendError::InvalidArgument`].
     pub fn check(&self) -> Result<(), BackendError> {
         check_item(&self.lane, Granularity::Lane)?;
-        if let Some(workgroup) = &self.workgroup {
-            check_item(workgroup, Granularity::Workgroup)?;
+        let others = [
+            ("accounting", &self.accounting, Granularity::Lane),
+            ("workgroup", &self.workgroup, Granularity::Workgroup),
+        ];
+        for (part, program, granularity) in others {
+            let Some(program) = program else { continue };
+            check_item(program, granularity)?;
             let bound = |program: &ValidatedProgram| -> Vec<BufferDecl> {
                 table::bound(&program.program().buffers).cloned().collect()
             };
-            if bound(&self.lane) != bound(workgroup) {
+            if bound(&self.lane) != bound(program) {
                 return Err(BackendError::invalid(
-                    "workgroup",
-                    format!("`{}` with other buffers than `{}`", name(workgroup), name(&self.lane)),
+                    part,
+                    format!("`{}` with other buffers than `{}`", name(program), name(&self.lane)),
                     "the same declarations in the same order, workgroup memory apart",
                 ));
             }
-        } else if let Some(opcode) = self.workgroup_opcodes.first() {
+        }
+        if self.workgroup.is_none()
+            && let Some(opcode) = self.workgroup_opcodes.first()
+        {
             let expected = "a workgroup program to run it, or no workgroup opcodes";
             return Err(BackendError::invalid("workgroup_opcodes", opcode, expected));
         }

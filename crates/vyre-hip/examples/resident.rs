@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::args().any(|argument| argument == "--emit") {
         let handlers = HandlerTable::new(conformance::handlers())?;
         let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE)?;
-        print!("{}", emit::resident(programs.lane(), programs.workgroup())?.source);
+        print!("{}", emit::resident(&programs.spec(1))?.source);
         return Ok(());
     }
     let backend = Arc::new(HipBackend::open(0)?);

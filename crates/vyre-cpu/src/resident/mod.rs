@@ -43,6 +43,7 @@ use runner::Programs;
 pub(crate) struct Pipeline {
     inner: Arc<Inner>,
     lane: Arc<Flat>,
+    accounting: Option<Arc<Flat>>,
     workgroup: Option<Arc<Flat>>,
     workgroup_opcodes: Vec<u32>,
     worker_groups: u32,
@@ -76,10 +77,13 @@ impl Pipeline {
         if spec.worker_groups == 0 {
             return Err(BackendError::invalid("worker_groups", 0, "at least one"));
         }
-        let workgroup = spec.workgroup.as_ref().map(|program| compile(&inner, program));
+        let compiled = |program: &Option<ValidatedProgram>| -> Result<_, BackendError> {
+            program.as_ref().map(|program| compile(&inner, program).map(Arc::new)).transpose()
+        };
         Ok(Pipeline {
             lane: Arc::new(compile(&inner, &spec.lane)?),
-            workgroup: workgroup.transpose()?.map(Arc::new),
+            accounting: compiled(&spec.accounting)?,
+            workgroup: compiled(&spec.workgroup)?,
             inner,
             workgroup_opcodes: spec.workgroup_opcodes.clone(),
             worker_groups: spec.worker_groups,
@@ -105,10 +109,11 @@ impl ResidentPipeline for Pipeline {
             })
             .collect();
         let lane_buffers = self.inner.buffers.bind(&self.lane.buffers, &sources)?;
-        let workgroup = match &self.workgroup {
-            Some(flat) => Some((Arc::clone(flat), self.inner.buffers.bind(&flat.buffers, &sources)?)),
-            None => None,
+        let bound = |flat: &Option<Arc<Flat>>| -> Result<_, BackendError> {
+            let Some(flat) = flat else { return Ok(None) };
+            Ok(Some((Arc::clone(flat), self.inner.buffers.bind(&flat.buffers, &sources)?)))
         };
+        let (accounting, workgroup) = (bound(&self.accounting)?, bound(&self.workgroup)?);
         let mirrors = Mirrors::new(&self.inner.buffers, regions, &request.mirrors)?;
         // Writing the d2h header comes last of what can fail for reasons of the caller's.
         let view = DeviceView::new(regions).map_err(refused)?;
@@ -121,6 +126,7 @@ impl ResidentPipeline for Pipeline {
             programs: Programs {
                 lane: Arc::clone(&self.lane),
                 lane_buffers,
+                accounting,
                 workgroup,
                 workgroup_opcodes: self.workgroup_opcodes.clone(),
                 item_deadline: request.item_deadline,

@@ -19,6 +19,8 @@ pub(super) const BATCH: usize = MAX_WIDTH as usize;
 pub(super) struct Programs {
     pub(super) lane: Arc<Flat>,
     pub(super) lane_buffers: Bound,
+    /// Counts items that ended in `lane`.
+    pub(super) accounting: Option<(Arc<Flat>, Bound)>,
     pub(super) workgroup: Option<(Arc<Flat>, Bound)>,
     /// Opcodes that a workgroup runs, sorted.
     pub(super) workgroup_opcodes: Vec<u32>,
@@ -44,12 +46,18 @@ pub(super) enum Outcome {
     WaitsFor(IoRequest),
 }
 
+/// A wave that runs items, and one that counts them.
+struct Waves<const W: usize> {
+    items: Wave<W>,
+    counts: Option<Wave<W>>,
+}
+
 /// A worker's waves, made when first needed.
 #[derive(Default)]
 pub(super) struct Runner {
-    one: Option<Wave<1>>,
-    eight: Option<Wave<8>>,
-    full: Option<Wave<{ BATCH }>>,
+    one: Option<Waves<1>>,
+    eight: Option<Waves<8>>,
+    full: Option<Waves<{ BATCH }>>,
     workgroup_of_one: Option<Workgroup<1>>,
     workgroup_of_eight: Option<Workgroup<8>>,
     workgroup: Option<Workgroup<{ BATCH }>>,
@@ -94,30 +102,65 @@ impl Runner {
 }
 
 fn lanes<const W: usize>(
-    wave: &mut Option<Wave<W>>,
+    waves: &mut Option<Waves<W>>,
     programs: &Programs,
     items: &[(u64, SlotImage)],
     stop: &dyn Fn() -> bool,
     outcomes: &mut Vec<Outcome>,
 ) {
     let flat = &programs.lane;
-    let wave = wave.get_or_insert_with(|| Wave::new(Arc::clone(flat)));
-    wave.begin(items.len() as u32);
-    for (index, &place) in flat.params.iter().enumerate() {
-        wave.set_lanes(place, items.iter().map(|item| param(index, item)));
-    }
+    let Waves { items: wave, counts } =
+        waves.get_or_insert_with(|| Waves { items: Wave::new(Arc::clone(flat)), counts: None });
+    begin(wave, flat, items);
     let clock = programs.item_deadline.map(|limit| RefCell::new(LaneClock::start(limit, Instant::now())));
     let expired = |going_on| match &clock {
         _ if stop() => going_on,
         Some(clock) => clock.borrow_mut().expired(Instant::now(), going_on),
         None => 0,
     };
-    let env = Env { views: &programs.lane_buffers.views, workgroup: [0; 3], grid: [1; 3], first: 0 };
-    run(wave, &env, &mut Poll::new(&expired));
+    run(wave, &env(&programs.lane_buffers), &mut Poll::new(&expired));
+    let first = outcomes.len();
     outcomes.extend(items.iter().enumerate().map(|(lane, (_, image))| match wave.trap(lane) {
         Some(code) => Outcome::Ended(trapped(code)),
         None => outcome(&flat.results, image.tenant, |place| wave.get(place, lane)),
     }));
+    let Some((counting, buffers)) = &programs.accounting else { return };
+    let mut ended = [(0, SlotImage::default()); W];
+    let mut count = 0;
+    for ((lane, (ticket, image)), outcome) in items.iter().enumerate().zip(outcomes.iter().skip(first)) {
+        let Outcome::Ended(completion) = outcome else { continue };
+        // What was cut short to leave stays unacknowledged, and is counted when it has been run again.
+        if was_stopped(outcome) && stop() {
+            continue;
+        }
+        let mut args = [0; ARG_WORDS];
+        if let Some((status, words)) = args.split_last_mut() {
+            *status = completion.status() as u32;
+            if wave.trap(lane).is_none() {
+                let places = flat.results.iter().skip(3);
+                words.iter_mut().zip(places).for_each(|(word, &place)| *word = wave.get(place, lane) as u32);
+            }
+        }
+        if let Some(item) = ended.get_mut(count) {
+            *item = (*ticket, SlotImage { args, ..*image });
+            count += 1;
+        }
+    }
+    let wave = counts.get_or_insert_with(|| Wave::new(Arc::clone(counting)));
+    begin(wave, counting, ended.get(..count).unwrap_or_default());
+    run(wave, &env(buffers), &mut Poll::new(&|_| 0));
+}
+
+/// Gives each item a lane.
+fn begin<const W: usize>(wave: &mut Wave<W>, flat: &Flat, items: &[(u64, SlotImage)]) {
+    wave.begin(items.len() as u32);
+    for (index, &place) in flat.params.iter().enumerate() {
+        wave.set_lanes(place, items.iter().map(|item| param(index, item)));
+    }
+}
+
+fn env(buffers: &Bound) -> Env<'_> {
+    Env { views: &buffers.views, workgroup: [0; 3], grid: [1; 3], first: 0 }
 }
 
 /// The time that each lane of a wave has had. Lanes that go different ways take turns; whoever waits for its

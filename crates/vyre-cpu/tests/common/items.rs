@@ -195,8 +195,13 @@ impl Session {
         let options = ProducerOptions { first_ticket, ..ProducerOptions::default() };
         let producer = RingProducer::new(&regions, 0, options).expect("producer");
         let (lane, workgroup) = programs();
-        let spec =
-            ResidentSpec { lane, workgroup: Some(workgroup), workgroup_opcodes: vec![SUM], worker_groups: 8 };
+        let spec = ResidentSpec {
+            lane,
+            accounting: None,
+            workgroup: Some(workgroup),
+            workgroup_opcodes: vec![SUM],
+            worker_groups: 8,
+        };
         let pipeline = backend.compile_resident(&spec).expect("compiles");
         let state =
             backend.create_buffer(&BufferDesc::new("state", DataType::U32, STATE_WORDS)).expect("state");

@@ -192,8 +192,7 @@ impl<M: Memory> RingProducer<M> {
 
     /// What was counted so far, after freeing what is detached and finished.
     pub fn counters(&self) -> RingCounters {
-        let head = self.head();
-        self.sweep(self.oldest_possible(head)..head);
+        self.sweep_detached();
         // Each word says how often its slot was freed: nobody has to count on the fast path.
         let completed = self
             .words
@@ -267,6 +266,18 @@ impl<M: Memory> RingProducer<M> {
         freed
     }
 
+    /// Frees the slots of all detached tickets whose items are finished. Producers do that when they need the room;
+    /// this is for whoever waits for arena ranges, or for faults, that nobody asks about.
+    pub fn sweep_detached(&self) {
+        let head = self.head();
+        let from = self.oldest_possible(head);
+        self.sweep(from..head);
+        let is_free =
+            |ticket: &u64| Word(self.word(*ticket).load(Ordering::Acquire)).lap() > ticket >> self.shift;
+        let done = (from..head).take_while(is_free).count() as u64;
+        self.swept.fetch_max(from.wrapping_add(done), Ordering::Relaxed);
+    }
+
     /// Frees slots of detached tickets in a row whose items are finished, up to the first that is not: so many at
     /// least, if they are, or the first one.
     pub(super) fn sweep_run(&self, first: u64, wanted: u64) {
@@ -279,6 +290,8 @@ impl<M: Memory> RingProducer<M> {
         let done = self.free_done(&all, first, count as usize);
         drop(all);
         self.count_done(done);
+        // Whoever needs this slot has found those before it free.
+        self.swept.fetch_max(first.wrapping_add(done), Ordering::Relaxed);
         if done == 0 {
             // It ended in a fault, owns a range, was saved, or broke the protocol.
             self.sweep(first..first.wrapping_add(1));

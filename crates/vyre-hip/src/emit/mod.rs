@@ -50,6 +50,7 @@ mod resident;
 mod source;
 
 use crate::api::Platform;
+use vyre_driver::ResidentSpec;
 use vyre_foundation::{ProgramKind, ValidatedProgram};
 
 /// Flags that keep the meaning, for hipcc and clang.
@@ -190,24 +191,21 @@ pub enum EmitError {
     },
 }
 
-/// Emits a kernel that stays resident and runs items: each in a lane, and those that `group` is for in a
-/// workgroup once a lane has admitted them. Both programs declare the same buffers in the same order.
+/// Emits a kernel that stays resident and runs items: each in a lane, and those that the workgroup program is for in
+/// a workgroup once a lane has admitted them.
 ///
 /// # Errors
 ///
 /// If a program is not a [`ProgramKind::Item`], or declares an external function that is not one of
 /// [`vyre_foundation::externals`].
-pub fn resident(
-    lane: &ValidatedProgram,
-    group: Option<&ValidatedProgram>,
-) -> Result<EmittedResident, EmitError> {
-    for program in std::iter::once(lane).chain(group) {
+pub fn resident(spec: &ResidentSpec) -> Result<EmittedResident, EmitError> {
+    for program in std::iter::once(&spec.lane).chain(&spec.accounting).chain(&spec.workgroup) {
         if program.program().kind == ProgramKind::Kernel {
             return Err(EmitError::NotAnItem(program.program().name.clone()));
         }
         externals::check(program.program())?;
     }
-    Ok(resident::emit(lane, group))
+    Ok(resident::emit(spec))
 }
 
 /// Emits a kernel.

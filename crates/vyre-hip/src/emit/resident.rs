@@ -1,5 +1,6 @@
 //! The frame of a resident kernel: item programs over `kernels/resident`.
 
+use vyre_driver::ResidentSpec;
 use vyre_driver::protocol::ARG_WORDS;
 use vyre_foundation::{BufferAccess, BufferDecl, MemorySpace, ScalarType, ValidatedProgram};
 
@@ -18,21 +19,23 @@ const WAVE: u32 = 64;
 const LEAST_INVOCATIONS: u32 = 128;
 
 /// Emits a resident kernel.
-pub(super) fn emit(lane: &ValidatedProgram, group: Option<&ValidatedProgram>) -> EmittedResident {
+pub(super) fn emit(spec: &ResidentSpec) -> EmittedResident {
+    let ResidentSpec { lane, accounting, workgroup, .. } = spec;
     let bound: Vec<&BufferDecl> =
         lane.program().buffers.iter().filter(|decl| decl.space != MemorySpace::Workgroup).collect();
     let bindings = match bound.len() {
         count @ 0..=MAX_INLINE_ITEM_BINDINGS => Bindings::Inline(count),
         count => Bindings::Table(count),
     };
-    let invocations: u32 = group.map_or(1, |group| group.program().workgroup_size.iter().product());
+    let size = |group: &ValidatedProgram| group.program().workgroup_size.iter().product();
+    let invocations: u32 = workgroup.as_ref().map_or(1, size);
     let threads = invocations.next_multiple_of(WAVE).max(LEAST_INVOCATIONS);
     let mut out = Source::default();
     out.line(format_args!("// The items of `{}`, resident.", lane.program().name));
     out.line(format_args!("#define VYRE_THREADS {threads}"));
     out.line("#include \"resident/kernel.h\"");
     let externals = |program: &ValidatedProgram| !program.program().externals.is_empty();
-    if externals(lane) || group.is_some_and(externals) {
+    if externals(lane) || workgroup.as_ref().is_some_and(externals) {
         out.line("#include \"vyre_externals.h\"");
     }
     out.gap();
@@ -43,18 +46,24 @@ pub(super) fn emit(lane: &ValidatedProgram, group: Option<&ValidatedProgram>) ->
     out.close("};");
     out.gap();
     program(&mut out, lane, &bound, "lane_program");
-    if let Some(group) = group {
-        program(&mut out, group, &bound, "group_program");
+    let mut types = vec!["lane_program::Program"];
+    for (given, namespace, ty, absent) in [
+        (accounting, "accounting_program", "accounting_program::Program", "VyreNoAccounting"),
+        (workgroup, "group_program", "group_program::Program", "VyreNoGroups"),
+    ] {
+        if let Some(given) = given {
+            program(&mut out, given, &bound, namespace);
+        }
+        types.push(if given.is_some() { ty } else { absent });
     }
-    let groups = if group.is_some() { "group_program::Program" } else { "VyreNoGroups" };
-    kernel(&mut out, bindings, groups, threads);
+    kernel(&mut out, bindings, &types.join(", "), threads);
     let (source, lines) = out.finish();
     let [kernel, prepare] = ENTRIES.map(str::to_owned);
     EmittedResident { source, kernel, prepare, threads, bindings, lines }
 }
 
 /// The entries.
-fn kernel(out: &mut Source, bindings: Bindings, groups: &str, threads: u32) {
+fn kernel(out: &mut Source, bindings: Bindings, programs: &str, threads: u32) {
     out.unmark();
     out.open("struct Arguments {");
     out.line("VyreResident kernel;");
@@ -74,7 +83,7 @@ fn kernel(out: &mut Source, bindings: Bindings, groups: &str, threads: u32) {
     out.open(format_args!(
         "extern \"C\" __global__ void __launch_bounds__({threads}) {kernel}(const Arguments arguments) {{"
     ));
-    out.line(format_args!("vyre_resident<lane_program::Program, {groups}>(arguments.kernel, {given});"));
+    out.line(format_args!("vyre_resident<{programs}>(arguments.kernel, {given});"));
     out.close("}");
     out.gap();
     out.open(format_args!("extern \"C\" __global__ void {prepare}(const Arguments arguments) {{"));
@@ -143,7 +152,7 @@ fn run(out: &mut Source, shared: &[&BufferDecl]) {
         out.line("vyre_item_barrier();");
     }
     out.line("VyreOutcome outcome = {0, 0, 0};");
-    out.line(format_args!("{} words[{ARG_WORDS}];", ScalarType::U32.name()));
+    out.line(format_args!("{} words[{ARG_WORDS}] = {{}};", ScalarType::U32.name()));
     let mut call = String::from("item_main(vyre, item.opcode, item.tenant, item.flags, item.ticket");
     let list = |call: &mut String, array: &str| {
         for word in 0..ARG_WORDS {
@@ -154,9 +163,7 @@ fn run(out: &mut Source, shared: &[&BufferDecl]) {
     call.push_str(", outcome.status, outcome.code, outcome.result");
     list(&mut call, "words");
     out.line(format_args!("{call});"));
-    out.open("if (outcome.status == VYRE_REQUEUE || outcome.status == VYRE_WAIT_IO) {");
     out.line(format_args!("for (u32 i = 0; i < {ARG_WORDS}; i++) item.words[i] = words[i];"));
-    out.close("}");
     out.line("return outcome;");
     out.close("}");
 }

@@ -12,7 +12,7 @@ use crate::compilers::{compile_for_amd, compile_for_nvidia};
 fn emitted() -> EmittedResident {
     let handlers = HandlerTable::new(conformance::handlers()).unwrap();
     let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE).unwrap();
-    emit::resident(programs.lane(), programs.workgroup()).unwrap()
+    emit::resident(&programs.spec(1)).unwrap()
 }
 
 #[test]

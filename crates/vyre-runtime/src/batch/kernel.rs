@@ -21,7 +21,7 @@ use vyre_foundation::{
 use super::io::{IO_ENTRIES, IO_WORDS, REPLIES, REPLY_WORDS, REQUEST_WORDS};
 use super::ring::LAP;
 use crate::error::MegakernelError;
-use crate::item::{BATCH_PREFIX, HandlerTable, declare, item_functions, workgroup_functions};
+use crate::item::{BATCH_PREFIX, Counting, HandlerTable, declare, item_functions, workgroup_functions};
 use crate::state::header;
 
 /// How a kernel that must be launched again ends.
@@ -84,7 +84,7 @@ pub(super) fn programs(
     let item = declare(&mut program, MemorySpace::Global, handlers.bindings());
     let work = with_work.then_some((MemorySpace::Global, BufferAccess::Write));
     let batch = BatchOnly::declare(&mut program, work);
-    let functions = item_functions(&mut program, &item, handlers)?;
+    let functions = item_functions(&mut program, &item, handlers, Counting::Here)?;
     let finish = program.add_function(finish(&batch));
     let published = program.add_function(published(&batch));
     let look_back = program.add_function(look_back(&batch, &published));

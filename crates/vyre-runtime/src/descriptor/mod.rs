@@ -16,6 +16,8 @@ pub use batch::BatchDescriptor;
 pub use slot::{Priority, SlotDescriptor};
 pub use window::{WINDOW_PAYLOAD_WORDS, WindowClass, WindowDescriptor};
 
+use std::borrow::Cow;
+
 use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::ring::SlotImage;
 
@@ -58,6 +60,15 @@ pub trait Publish {
         self.publish(&mut |image| images.push(*image))?;
         Ok(images)
     }
+
+    /// The slots, borrowed from a descriptor that has them.
+    ///
+    /// # Errors
+    ///
+    /// The first rule broken.
+    fn encoded(&self) -> Result<Cow<'_, [SlotImage]>, MegakernelError> {
+        self.images().map(Cow::Owned)
+    }
 }
 
 /// A finished item as it is, unknown and reserved opcodes included: the device has the last word.
@@ -69,6 +80,26 @@ impl Publish for SlotImage {
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
         sink(self);
         Ok(())
+    }
+
+    fn encoded(&self) -> Result<Cow<'_, [SlotImage]>, MegakernelError> {
+        Ok(Cow::Borrowed(std::slice::from_ref(self)))
+    }
+}
+
+/// The same, several of them: nothing is copied but into the ring.
+impl Publish for [SlotImage] {
+    fn slot_count(&self) -> usize {
+        self.len()
+    }
+
+    fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {
+        self.iter().for_each(sink);
+        Ok(())
+    }
+
+    fn encoded(&self) -> Result<Cow<'_, [SlotImage]>, MegakernelError> {
+        Ok(Cow::Borrowed(self))
     }
 }
 

@@ -15,12 +15,46 @@ use crate::error::MegakernelError;
 use crate::opcode::BuiltinOpcode;
 use crate::state::{BUILTIN_COUNTERS, StateLayout, header, tenant_row, usage_row};
 
+/// What charging answers if there is no quota left.
+const REFUSED: u32 = 0;
+
 /// What a look-up adds to a handler's place: it may stand in a packed slot.
 pub(super) const PACKABLE: u32 = 1 << 16;
 /// What a look-up adds to a handler's place: a whole workgroup runs it.
 const WORKGROUP: u32 = 1 << 17;
 /// What a look-up answers for an opcode without a handler: neither flag is set.
 const NO_HANDLER: u32 = 0xFFFF;
+
+/// Who counts an item that ends at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// [`ItemFunctions::execute`] itself.
+    Here,
+    /// [`accounting`], which may run when the item was acknowledged, so that counting is not on an item's path. The
+    /// first two words of an outcome that is final say what there is to count: one more than the place of the
+    /// handler that ran, or 0, and a [`Charge`].
+    Afterwards,
+}
+
+impl From<Charge> for Value {
+    fn from(charge: Charge) -> Value {
+        (charge as u32).into()
+    }
+}
+
+/// What is left to do about the tenant's quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum Charge {
+    /// The run trapped or was cut short, and did not say.
+    Unsaid = 0,
+    /// Nothing: the item was charged, refused, or admitted in an earlier run.
+    Settled = 1,
+    /// One unit, of a quota without limit.
+    Due = 2,
+    /// Nothing, and nobody to count it for.
+    NoTenant = 3,
+}
 
 /// The function from an opcode to the place of its handler (built-ins first, then users'), with flags.
 pub(super) struct Lookup {
@@ -51,6 +85,7 @@ pub(crate) fn item_functions(
     program: &mut ProgramBuilder,
     buffers: &ItemBuffers,
     handlers: &HandlerTable,
+    counting: Counting,
 ) -> Result<ItemFunctions, MegakernelError> {
     let mut targets = Vec::with_capacity(handlers.len() + BuiltinOpcode::ALL.len());
     for builtin in BuiltinOpcode::ALL {
@@ -84,10 +119,10 @@ pub(crate) fn item_functions(
     let permitted = program.add_function(permitted(buffers));
     let charge = program.add_function(charge(buffers));
     let count = program.add_function(count(buffers));
-    let run = program.add_function(run(&targets, buffers));
+    let run = program.add_function(run(&targets));
     let packing = Packing::add(program, &lookup, &permitted);
     let parts = Parts { lookup, permitted, charge, count, run, packing };
-    let execute = program.add_function(execute(&parts, buffers));
+    let execute = program.add_function(execute(&parts, buffers, counting));
     let packable = targets.iter().filter(|target| target.flags & PACKABLE != 0 && target.opcode < 256);
     let mut packable: Vec<u32> = packable.map(|target| target.opcode).collect();
     packable.sort_unstable();
@@ -138,7 +173,7 @@ pub(crate) fn workgroup_functions(
             });
         }
     });
-    f.ret(fault(Fault::UnknownOpcode.code()));
+    f.ret(fault(Fault::UnknownOpcode.code(), Charge::Settled));
     Ok(program.add_function(f.finish()))
 }
 
@@ -177,26 +212,32 @@ fn permitted(buffers: &ItemBuffers) -> vyre_foundation::Function {
     f.finish()
 }
 
-/// `(tenant)`: takes one unit of the quota, or tells that there is none. An attempt refused leaves no trace.
+fn quota_limit(f: &mut FunctionBuilder, buffers: &ItemBuffers, tenant: Var) -> Var {
+    f.atomic_load(buffers.tenants, tenant * tenant_row::WORDS + tenant_row::QUOTA)
+}
+
+fn used_word(tenant: Var) -> Value {
+    tenant * usage_row::WORDS + usage_row::USED
+}
+
+/// `(tenant)`: takes one unit of the quota, or tells that there is none; of a quota without limit it leaves that to
+/// the caller. An attempt refused leaves no trace.
 fn charge(buffers: &ItemBuffers) -> vyre_foundation::Function {
     let mut f = FunctionBuilder::new("charge");
     let tenant = f.param("tenant", U32);
-    f.result(Bool);
-    let limit = f.atomic_load(buffers.tenants, tenant * tenant_row::WORDS + tenant_row::QUOTA);
-    let used = f.let_("used_word", tenant * usage_row::WORDS + usage_row::USED);
-    f.if_(limit.eq_(tenant_row::UNLIMITED), |f| {
-        f.atomic_add(buffers.usage, used, 1);
-        f.ret(true);
-    });
+    f.result(U32);
+    let limit = quota_limit(&mut f, buffers, tenant);
+    f.if_(limit.eq_(tenant_row::UNLIMITED), |f| f.ret(Charge::Due as u32));
+    let used = f.let_("used_word", used_word(tenant));
     // Tried again only because another item was admitted meanwhile.
     let first = f.atomic_load(buffers.usage, used);
     let seen = f.var_("seen", first);
     f.while_(seen.lt(limit), |f| {
         let before = f.atomic_compare_exchange(buffers.usage, used, seen, seen + 1);
-        f.if_(before.eq_(seen), |f| f.ret(true));
+        f.if_(before.eq_(seen), |f| f.ret(Charge::Settled as u32));
         f.assign(seen, before);
     });
-    f.ret(false);
+    f.ret(REFUSED);
     f.finish()
 }
 
@@ -217,15 +258,14 @@ fn count(buffers: &ItemBuffers) -> vyre_foundation::Function {
     f.finish()
 }
 
-/// `(place, item)`: counts and runs the handler at a place.
-fn run(targets: &[Target], buffers: &ItemBuffers) -> vyre_foundation::Function {
+/// `(place, item)`: runs the handler at a place.
+fn run(targets: &[Target]) -> vyre_foundation::Function {
     let mut f = FunctionBuilder::new("run_handler");
     let place = f.param("place", U32);
     let item = ItemScope::params(&mut f);
     for ty in ITEM_RESULTS {
         f.result(ty);
     }
-    f.atomic_add(buffers.counters, place + StateLayout::counter(0), 1);
     f.switch(place, |arms| {
         for target in targets {
             if let Some(function) = &target.function {
@@ -236,11 +276,12 @@ fn run(targets: &[Target], buffers: &ItemBuffers) -> vyre_foundation::Function {
             }
         }
     });
-    f.ret(fault(Fault::UnknownOpcode.code()));
+    f.ret(fault(Fault::UnknownOpcode.code(), Charge::Settled));
     f.finish()
 }
 
-fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
+fn execute(parts: &Parts, buffers: &ItemBuffers, counting: Counting) -> vyre_foundation::Function {
+    let here = counting == Counting::Here;
     let mut f = FunctionBuilder::new("execute_item");
     let item = ItemScope::params(&mut f);
     for ty in ITEM_RESULTS {
@@ -251,12 +292,15 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
     // Past the table, the load yields zero; the 16 bits of an id in a slot cannot make a row wrap round.
     let known = (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
     f.if_(!known, |f| {
-        f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
-        f.ret(fault(Fault::UnknownTenant.code()));
+        if here {
+            f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
+        }
+        f.ret(fault(Fault::UnknownTenant.code(), Charge::NoTenant));
     });
 
     let found = f.call_one(&parts.lookup.function, item.opcode);
     let code = f.var_("code", 0_u32);
+    let charge = f.var_("charge", Charge::Settled as u32);
     let fresh = (item.flags & flags::RESUMED).eq_(0);
     f.if_else(
         found.eq_(NO_HANDLER),
@@ -268,13 +312,25 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
                     allowed,
                     |f| {
                         let charged = f.call_one(&parts.charge, item.tenant);
-                        f.if_(!charged, |f| f.assign(code, Fault::Quota.code()));
+                        f.if_else(
+                            charged.eq_(REFUSED),
+                            |f| f.assign(code, Fault::Quota.code()),
+                            |f| f.assign(charge, charged),
+                        );
                     },
                     |f| f.assign(code, Fault::Permission.code()),
                 );
             });
         },
     );
+    let settle = |f: &mut FunctionBuilder| {
+        f.if_(charge.eq_(Charge::Due as u32), |f| {
+            f.atomic_add(buffers.usage, used_word(item.tenant), 1);
+        });
+    };
+    if here {
+        settle(&mut f);
+    }
     let packed = f.let_("packed", item.opcode.eq_(BuiltinOpcode::PackedSlot.wire()));
     f.if_(packed & code.eq_(0), |f| {
         let mut values = vec![row];
@@ -283,10 +339,15 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
         f.assign(code, checked);
     });
     f.if_(code.ne_(0), |f| {
-        f.call(&parts.count, (item.tenant, Status::Fault as u32));
-        f.ret(fault(code));
+        if here {
+            f.call(&parts.count, (item.tenant, Status::Fault as u32));
+        }
+        f.ret(fault(code, charge));
     });
     f.if_((found & WORKGROUP).ne_(0), |f| {
+        if !here {
+            settle(f);
+        }
         let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
         values.extend(item.args.map(Value::from));
         f.ret(values);
@@ -298,6 +359,9 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
     let args = item.args.map(|arg| f.var_("arg", arg));
     let operations = f.let_("operations", packed.select(item.args[0] & 0xFF, 1));
     let operation = f.var_("operation", 0_u32);
+    let count_run = |f: &mut FunctionBuilder| {
+        f.atomic_add(buffers.counters, place + StateLayout::counter(0), 1);
+    };
     f.while_(true, |f| {
         f.if_(packed, |f| {
             let mut values = vec![operation];
@@ -310,17 +374,36 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
             }
             let found = f.call_one(&parts.lookup.function, inner);
             f.assign(place, found & 0xFFFF);
+            if !here {
+                count_run(f);
+            }
         });
+        if here {
+            count_run(f);
+        }
         let mut values = vec![place, opcode, item.tenant, item.flags, item.ticket];
         values.extend(args);
         let outcome = f.call(&parts.run, values);
         if let [status, code, result, words @ ..] = outcome.as_slice() {
             let stopped = status.ne_(Status::Done as u32) | (operation + 1).ge(operations);
             f.if_(stopped, |f| {
-                f.call(&parts.count, (item.tenant, *status));
                 let at = packed & status.eq_(Status::Fault as u32);
-                let mut values: Vec<Value> =
-                    vec![Value::from(*status), at.select(operation, *code), Value::from(*result)];
+                let code = at.select(operation, *code);
+                let mut values: Vec<Value> = vec![Value::from(*status), code, Value::from(*result)];
+                if here {
+                    f.call(&parts.count, (item.tenant, *status));
+                } else {
+                    let is_final = status.eq_(Status::Done as u32) | status.eq_(Status::Fault as u32);
+                    f.if_(is_final, |f| {
+                        let mut values = values.clone();
+                        values.extend([packed.select(0_u32, place + 1), charge.into()]);
+                        values.resize(ITEM_RESULTS.len(), 0_u32.into());
+                        f.ret(values);
+                    });
+                    // Its words are the next run's arguments.
+                    f.if_(!packed, count_run);
+                    settle(f);
+                }
                 values.extend(words.iter().map(|&word| Value::from(word)));
                 f.ret(values);
             });
@@ -330,9 +413,42 @@ fn execute(parts: &Parts, buffers: &ItemBuffers) -> vyre_foundation::Function {
     f.finish()
 }
 
+/// The function that counts what [`Counting::Afterwards`] left: from [`ITEM_PARAMS`] to [`ITEM_RESULTS`], as
+/// [`vyre_driver::ResidentSpec::accounting`] has it.
+pub(crate) fn accounting(program: &mut ProgramBuilder, buffers: &ItemBuffers) -> FunctionHandle {
+    let count = program.add_function(count(buffers));
+    let mut f = FunctionBuilder::new("account");
+    let item = ItemScope::params(&mut f);
+    for ty in ITEM_RESULTS {
+        f.result(ty);
+    }
+    let nothing = || fault(0_u32, 0_u32);
+    let [place, charge, .., status] = item.args;
+    f.if_(place.ne_(0), |f| {
+        f.atomic_add(buffers.counters, place - 1 + StateLayout::counter(0), 1);
+    });
+    f.if_(charge.eq_(Charge::NoTenant as u32), |f| {
+        f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
+        f.ret(nothing());
+    });
+    let due = f.var_("due", charge.eq_(Charge::Due as u32));
+    let fresh = (item.flags & flags::RESUMED).eq_(0);
+    f.if_(charge.eq_(Charge::Unsaid as u32) & fresh, |f| {
+        let limit = quota_limit(f, buffers, item.tenant);
+        f.assign(due, limit.eq_(tenant_row::UNLIMITED));
+    });
+    f.if_(due, |f| {
+        f.atomic_add(buffers.usage, used_word(item.tenant), 1);
+    });
+    f.call(&count, (item.tenant, status));
+    f.ret(nothing());
+    program.add_function(f.finish())
+}
+
 /// The results of an item that faulted.
-fn fault(code: impl Into<Value>) -> Vec<Value> {
+fn fault(code: impl Into<Value>, charge: impl Into<Value>) -> Vec<Value> {
     let mut values: Vec<Value> = vec![(Status::Fault as u32).into(), code.into(), 0_u64.into()];
+    values.extend([0_u32.into(), charge.into()]);
     values.resize(ITEM_RESULTS.len(), 0_u32.into());
     values
 }

@@ -28,4 +28,4 @@ pub use programs::ItemPrograms;
 
 pub(crate) use body::ItemScope;
 pub(crate) use buffers::{BATCH_PREFIX, declare};
-pub(crate) use execute::{item_functions, workgroup_functions};
+pub(crate) use execute::{Counting, accounting, item_functions, workgroup_functions};

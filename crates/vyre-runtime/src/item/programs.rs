@@ -8,15 +8,16 @@ use vyre_foundation::builder::{FunctionBuilder, FunctionHandle, ProgramBuilder};
 use vyre_foundation::{Granularity, MemorySpace, ValidatedProgram};
 
 use super::body::ItemScope;
-use super::{HandlerTable, declare, item_functions, workgroup_functions};
+use super::{Counting, HandlerTable, accounting, declare, item_functions, workgroup_functions};
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
 
-/// The validated programs that give items their meaning, and the handlers they were made from. Both declare
+/// The validated programs that give items their meaning, and the handlers they were made from. All declare
 /// [`SYSTEM_BUFFERS`](super::SYSTEM_BUFFERS), then [`HandlerTable::bindings`].
 #[derive(Clone, Debug)]
 pub struct ItemPrograms {
     lane: ValidatedProgram,
+    accounting: ValidatedProgram,
     workgroup: Option<ValidatedProgram>,
     workgroup_opcodes: Vec<u32>,
     packable: Vec<u32>,
@@ -34,11 +35,19 @@ impl ItemPrograms {
         let size = [workgroup_size_x, 1, 1];
         let mut program = ProgramBuilder::item("items", Granularity::Lane).workgroup_size(size);
         let buffers = declare(&mut program, MemorySpace::HostVisible, handlers.bindings());
-        let functions = item_functions(&mut program, &buffers, &handlers)?;
+        let functions = item_functions(&mut program, &buffers, &handlers, Counting::Afterwards)?;
         set_entry(&mut program, &functions.execute);
         let lane = program
             .validate()
             .map_err(|source| MegakernelError::Validation { program: "lane item", source })?;
+
+        let mut program = ProgramBuilder::item("accounting", Granularity::Lane).workgroup_size(size);
+        let buffers = declare(&mut program, MemorySpace::HostVisible, handlers.bindings());
+        let account = accounting(&mut program, &buffers);
+        set_entry(&mut program, &account);
+        let accounting = program
+            .validate()
+            .map_err(|source| MegakernelError::Validation { program: "accounting", source })?;
 
         let workgroup_opcodes = handlers.workgroup_opcodes();
         let mut workgroup = None;
@@ -54,12 +63,18 @@ impl ItemPrograms {
                     .map_err(|source| MegakernelError::Validation { program: "workgroup item", source })?,
             );
         }
-        Ok(ItemPrograms { lane, workgroup, workgroup_opcodes, packable: functions.packable, handlers })
+        let packable = functions.packable;
+        Ok(ItemPrograms { lane, accounting, workgroup, workgroup_opcodes, packable, handlers })
     }
 
     /// The program run once per item.
     pub fn lane(&self) -> &ValidatedProgram {
         &self.lane
+    }
+
+    /// The program that counts an item of lane granularity when it has ended.
+    pub fn accounting(&self) -> &ValidatedProgram {
+        &self.accounting
     }
 
     /// The program run by a workgroup for each item that the lane program admitted to it.
@@ -86,6 +101,7 @@ impl ItemPrograms {
     pub fn spec(&self, worker_groups: u32) -> ResidentSpec {
         ResidentSpec {
             lane: self.lane.clone(),
+            accounting: Some(self.accounting.clone()),
             workgroup: self.workgroup.clone(),
             workgroup_opcodes: self.workgroup_opcodes.clone(),
             worker_groups,

@@ -267,7 +267,7 @@ impl Megakernel {
     ///
     /// The first thing that the device would refuse.
     pub fn check<P: Publish + ?Sized>(&self, descriptor: &P) -> Result<(), MegakernelError> {
-        for image in descriptor.images()? {
+        for image in descriptor.encoded()?.iter() {
             let opcode = SlotOpcode::new(image.opcode);
             self.check_opcode(image.tenant, opcode)?;
             if opcode.builtin() == Some(BuiltinOpcode::PackedSlot) {

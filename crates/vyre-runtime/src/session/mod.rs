@@ -145,7 +145,7 @@ impl PersistentSession {
     ///
     /// As [`submit`](Self::submit), and [`MegakernelError::BatchTooLarge`] past the ring's capacity.
     pub fn submit_batch(&self, batch: &(impl Publish + ?Sized)) -> Result<Tickets, MegakernelError> {
-        let images = batch.images()?;
+        let images = batch.encoded()?;
         let first = self.shared().publish(&images, None, true)?;
         Ok(self.tickets(first, images.len()))
     }
@@ -167,7 +167,7 @@ impl PersistentSession {
     ///
     /// As [`submit_batch`](Self::submit_batch).
     pub fn submit_batch_detached(&self, batch: &(impl Publish + ?Sized)) -> Result<(), MegakernelError> {
-        self.shared().publish(&batch.images()?, None, false).map(drop)
+        self.shared().publish(&batch.encoded()?, None, false).map(drop)
     }
 
     /// A range of the payload arena, at least `len` bytes of whatever was there before.

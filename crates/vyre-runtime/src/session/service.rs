@@ -6,7 +6,7 @@
 //! exist because a handler, a read and a waker may take long, and a lease may not wait for them.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ use crate::state::header;
 
 /// How often the session looks after itself.
 const TICK: Duration = Duration::from_millis(1);
+/// Ticks between two looks for detached items that are finished, while producers are at work: those look for
+/// themselves, and words that two threads look at are far from both.
+const SWEEP_TICKS: u64 = 16;
 /// How long the IO thread keeps looking without sleeping after it has served something.
 const BUSY: Duration = Duration::from_micros(200);
 
@@ -38,6 +41,9 @@ pub(super) struct Service {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Whether the IO thread serves requests; until it does, the other one does.
     io_thread: AtomicBool,
+    /// Ticks so far, and the ring's head at the last one.
+    ticks: AtomicU64,
+    seen_head: AtomicU64,
 }
 
 impl Service {
@@ -154,9 +160,11 @@ impl Shared {
             // Whoever holds it is looking after the kernel.
             Err(TryLockError::WouldBlock) => {}
         }
-        if self.any_detached.load(Ordering::Relaxed) {
-            // Frees what is detached and finished.
-            self.ring.counters();
+        let head = self.ring.head();
+        let idle = self.service.seen_head.swap(head, Ordering::Relaxed) == head;
+        let turn = self.service.ticks.fetch_add(1, Ordering::Relaxed);
+        if self.any_detached.load(Ordering::Relaxed) && (idle || turn.is_multiple_of(SWEEP_TICKS)) {
+            self.ring.sweep_detached();
         }
         self.serve_io_alone();
     }

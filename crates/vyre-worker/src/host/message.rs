@@ -64,6 +64,7 @@ pub(crate) enum Request {
     },
     CompileResident {
         lane: Vec<u8>,
+        accounting: Option<Vec<u8>>,
         workgroup: Option<Vec<u8>>,
         workgroup_opcodes: Vec<u32>,
         worker_groups: u32,

@@ -90,10 +90,16 @@ impl Service {
                 let pipeline = self.backend.compile(&program_of(&program)?)?;
                 Ok(self.made(&self.pipelines, pipeline))
             }
-            Request::CompileResident { lane, workgroup, workgroup_opcodes, worker_groups } => {
-                let workgroup = workgroup.map(|program| program_of(&program)).transpose()?;
-                let spec =
-                    ResidentSpec { lane: program_of(&lane)?, workgroup, workgroup_opcodes, worker_groups };
+            Request::CompileResident { lane, accounting, workgroup, workgroup_opcodes, worker_groups } => {
+                let optional =
+                    |program: Option<Vec<u8>>| program.map(|program| program_of(&program)).transpose();
+                let spec = ResidentSpec {
+                    lane: program_of(&lane)?,
+                    accounting: optional(accounting)?,
+                    workgroup: optional(workgroup)?,
+                    workgroup_opcodes,
+                    worker_groups,
+                };
                 let pipeline = self.backend.compile_resident(&spec)?;
                 Ok(self.made(&self.residents, pipeline))
             }

@@ -222,10 +222,13 @@ impl VyreBackend for IsolatedBackend {
     }
 
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
-        let workgroup = spec.workgroup.as_ref().map(|program| encoded(program.program())).transpose()?;
+        let optional = |program: &Option<ValidatedProgram>| {
+            program.as_ref().map(|program| encoded(program.program())).transpose()
+        };
         let request = Request::CompileResident {
             lane: encoded(spec.lane.program())?,
-            workgroup,
+            accounting: optional(&spec.accounting)?,
+            workgroup: optional(&spec.workgroup)?,
             workgroup_opcodes: spec.workgroup_opcodes.clone(),
             worker_groups: spec.worker_groups,
         };

@@ -65,7 +65,7 @@ impl Pipeline {
     pub(super) fn compile(inner: &Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
         spec.check()?;
         let name = &spec.lane.program().name;
-        let emitted = emit::resident(&spec.lane, spec.workgroup.as_ref())
+        let emitted = emit::resident(spec)
             .map_err(|error| BackendError::CompileFailed { program: name.clone(), log: error.to_string() })?;
         let module = load(inner, name, &emitted.source, &emitted.lines, emit::flags(inner.arch.platform()))?;
         let kernel = module.function(&emitted.kernel)?;
