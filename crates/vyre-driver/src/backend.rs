@@ -68,6 +68,11 @@ pub trait VyreBackend: Send + Sync {
     /// Makes the backend usable after a device loss and returns the new generation. Without a loss it
     /// changes nothing and returns the current one.
     fn recover(&self) -> Result<Generation, BackendError>;
+
+    /// The id of the process that owns the device, if that is another one than this.
+    fn worker_pid(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A compiled kernel, bound to one device generation.

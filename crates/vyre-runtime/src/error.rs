@@ -7,6 +7,7 @@ use vyre_driver::ring::RingError;
 use vyre_driver::{BackendError, Fault, Generation, Loss};
 use vyre_foundation::ValidationErrors;
 
+use crate::observe::ObserveError;
 use crate::opcode::SlotOpcode;
 use crate::packed::MAX_PACKED_OPS;
 
@@ -246,6 +247,9 @@ pub enum MegakernelError {
         #[source]
         source: std::io::Error,
     },
+    /// The session cannot publish itself.
+    #[error("the session cannot be observed")]
+    Observe(#[from] ObserveError),
     /// The operating system gave no thread.
     #[error("a session's thread could not be started")]
     Thread {

@@ -155,7 +155,8 @@ impl Shared {
         let built = self.pipeline.current();
         let kernel = built.parts.start(request).map_err(MegakernelError::backend("start the kernel"))?;
         self.generation.store(built.generation.0, Ordering::Relaxed);
-        self.starts.fetch_add(1, Ordering::Relaxed);
+        let number = self.starts.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.note("start", &[("number", number), ("generation", built.generation.0)]);
         control.kernel = Some(Arc::clone(&kernel));
         self.kernel.store(Some(Arc::new(Running(Arc::clone(&kernel)))));
         // Whatever was published while there was no kernel rang nobody's bell.
@@ -175,6 +176,7 @@ impl Shared {
         // Asked again: its lease may have run out while it was quiescing.
         control.cut_short = kernel.state() == KernelState::CutShort;
         self.forget_kernel(control);
+        self.note("quiesced", &[]);
         Ok(())
     }
 
@@ -324,6 +326,7 @@ impl Shared {
             tracing::warn!(%error, "completions of the last kernel were not saved");
         }
         self.set_gate(gate);
+        self.note("end", &[]);
         self.fail_unanswered(Fault::Abandoned, None);
         control.by_hand.clear();
     }

@@ -10,7 +10,7 @@ use crate::debug_log::DebugLog;
 use crate::item::SYSTEM_BUFFERS;
 use crate::opcode::BuiltinOpcode;
 use crate::state::{BUILTIN_COUNTERS, StateLayout, header, usage_row};
-use crate::telemetry::{Occupancy, OpcodeCount, TelemetrySnapshot, TenantCount};
+use crate::telemetry::{Latency, Occupancy, OpcodeCount, TelemetrySnapshot, TenantCount};
 
 impl Shared {
     pub(super) fn telemetry(&self) -> TelemetrySnapshot {
@@ -48,7 +48,7 @@ impl Shared {
                 .chain(handlers.map(|(index, handler)| opcode(handler.opcode(), handler.name(), index)))
                 .collect(),
             tenants: self.plan.tenants.iter().map(|(id, _)| tenant(id)).collect(),
-            latency: self.latency.as_ref().map(|latency| latency.summary()),
+            latency: self.timing.as_ref().and_then(|timing| timing.latency.as_ref()).map(Latency::summary),
             starts: self.starts.load(Ordering::Relaxed),
             recoveries: self.recoveries.load(Ordering::Acquire),
             violations: ring.violations,

@@ -43,6 +43,8 @@ pub struct SessionOptions {
     pub(crate) probation_deadline: Duration,
     pub(crate) recovery_deadline: Duration,
     pub(crate) latency: bool,
+    pub(crate) observe: Option<String>,
+    pub(crate) trace: Option<u32>,
     pub(crate) persistent: PersistentThreadMode,
     pub(crate) recovery: Option<MegakernelRecoveryPolicy>,
     pub(crate) on_detached_fault: Option<DetachedFaultHandler>,
@@ -64,6 +66,8 @@ impl Default for SessionOptions {
             probation_deadline: Duration::from_secs(1),
             recovery_deadline: Duration::from_secs(60),
             latency: false,
+            observe: None,
+            trace: None,
             persistent: PersistentThreadMode::Auto,
             recovery: None,
             on_detached_fault: None,
@@ -155,6 +159,27 @@ impl SessionOptions {
     /// items are not measured, nor those that another thread reaps before their submission has returned.
     pub fn measure_latency(mut self) -> SessionOptions {
         self.latency = true;
+        self
+    }
+
+    /// Publishes what the session measures, under this name, for `vyre top` and [`observe::list`]; off by default,
+    /// unless the environment has `VYRE_OBSERVE=1`. It costs the items nothing, and the session's own thread a
+    /// hundredth of its time at most. Without [`measure_latency`](Self::measure_latency) there is no latency in it.
+    ///
+    /// A session that is asked to and cannot is not started.
+    ///
+    /// [`observe::list`]: crate::observe::list
+    pub fn observe(mut self, name: impl Into<String>) -> SessionOptions {
+        self.observe = Some(name.into());
+        self
+    }
+
+    /// Records what happens to the session, and to its last `items` items, for
+    /// [`PersistentSession::trace`](super::PersistentSession::trace); off by default, because it reads the clock
+    /// twice for each. It keeps at least as many items as the ring has slots, rounded up to a power of two, at 24
+    /// bytes each, and [`MAX_ITEMS`](crate::trace::MAX_ITEMS) at most.
+    pub fn trace(mut self, items: u32) -> SessionOptions {
+        self.trace = Some(items);
         self
     }
 

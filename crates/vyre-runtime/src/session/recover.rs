@@ -63,6 +63,7 @@ impl Recovery {
                 tracing::warn!(session = shared.id, ticket, "an item faulted the device again: quarantined");
                 shared.fail(ticket, Fault::Quarantined, &mut self.report);
                 self.report.quarantined.push(ticket);
+                shared.note("quarantined", &[("ticket", ticket)]);
                 self.suspects.retain(|suspect| *suspect != ticket);
                 self.interruptions = 0;
             }
@@ -134,6 +135,7 @@ impl Shared {
             quarantined = ?report.quarantined,
             "a device loss was dealt with"
         );
+        self.note_recovery(report);
         *lock(&self.last_recovery) = Some(recovery.report);
         self.recoveries.fetch_add(u64::from(result.is_ok()), Ordering::Release);
         result

@@ -21,13 +21,14 @@ use super::plan::SessionPlan;
 use super::replay::touches_volatile;
 use super::report::RecoveryReport;
 use super::service::Service;
+use super::trace::Timing;
 use super::wakers::Wakers;
 use super::window::Windows;
 use crate::error::MegakernelError;
 use crate::io_service::IoResources;
 use crate::opcode::SlotOpcode;
 use crate::recovery::{MegakernelRecoveryPolicy, Recoverable};
-use crate::telemetry::{Latency, Totals};
+use crate::telemetry::Totals;
 
 /// Whether items may be submitted. Everything from [`Gate::Lost`] on means that nothing will claim them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,7 +66,7 @@ impl Gate {
         }
     }
 
-    const fn describe(self) -> &'static str {
+    pub(super) const fn describe(self) -> &'static str {
         match self {
             Gate::Open | Gate::StateLost => "runs",
             Gate::ShuttingDown | Gate::ShutDown => "was shut down",
@@ -105,7 +106,7 @@ pub(super) struct Shared {
     pub(super) wakers: Wakers,
     /// Where the current incarnation says that it has completed something.
     pub(super) completions: ArcSwap<Waiter>,
-    pub(super) latency: Option<Latency>,
+    pub(super) timing: Option<Timing>,
     pub(super) counters: Mutex<Totals>,
     pub(super) usage: Mutex<Totals>,
     pub(super) starts: AtomicU64,
@@ -240,7 +241,7 @@ impl Shared {
         tracked: bool,
         shutdown: bool,
     ) -> Result<u64, MegakernelError> {
-        let submitted_at = self.latency.as_ref().map(|latency| latency.now());
+        let submitted_at = self.timing.as_ref().map(Timing::now);
         let published = match (payloads, tracked) {
             (None, true) => self.ring.submit_batch(images).map(keep),
             (None, false) => self.ring.submit_batch_detached(images),
@@ -249,8 +250,8 @@ impl Shared {
         };
         let first = published.map_err(|error| self.submit_error(error))?;
         let tickets = first..first.wrapping_add(images.len() as u64);
-        if let (Some(latency), Some(at)) = (&self.latency, submitted_at) {
-            latency.submitted(tickets.clone(), at);
+        if let (Some(timing), Some(at)) = (&self.timing, submitted_at) {
+            timing.submitted(first, images, tracked, at);
         }
         if !tracked {
             self.note_detached();
@@ -348,8 +349,8 @@ impl Shared {
     /// The completion, if there is one, taken.
     pub(super) fn take(&self, raw: RawTicket) -> Result<Option<Completion>, MegakernelError> {
         let taken = self.ring.take_raw(raw).map_err(ring_error("take a ticket"))?;
-        if taken.is_some() {
-            self.acknowledged(raw.position());
+        if let Some(completion) = &taken {
+            self.acknowledged(raw.position(), completion);
         }
         Ok(taken)
     }
@@ -359,7 +360,7 @@ impl Shared {
     pub(super) fn wait(&self, raw: RawTicket, timeout: Duration) -> Result<Completion, MegakernelError> {
         let waited = self.ring.wait_raw(raw, self.options.wait, timeout);
         let completion = waited.map_err(ring_error("wait for a ticket"))?;
-        self.acknowledged(raw.position());
+        self.acknowledged(raw.position(), &completion);
         Ok(completion)
     }
 
@@ -379,9 +380,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn acknowledged(&self, position: u64) {
-        if let Some(latency) = &self.latency {
-            latency.acknowledged(std::iter::once(position));
+    pub(super) fn acknowledged(&self, position: u64, completion: &Completion) {
+        if let Some(timing) = &self.timing {
+            timing.acknowledged(position, completion);
         }
     }
 

@@ -14,9 +14,11 @@ use vyre_driver::{ResidentPipeline, ResidentSpec};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
+use super::observe::Publisher;
 use super::plan::SessionPlan;
 use super::service::Service;
 use super::shared::{Gate, Settings, Shared, lock, ring_error};
+use super::trace::Timing;
 use super::wakers::Wakers;
 use super::window::Windows;
 use super::{Handle, PersistentSession, SessionOptions};
@@ -24,7 +26,7 @@ use crate::error::MegakernelError;
 use crate::io_service::IoResources;
 use crate::megakernel::Megakernel;
 use crate::recovery::{ATTEMPTS, MegakernelRecoveryDecision, MegakernelRecoveryPolicy, Recoverable};
-use crate::telemetry::{Latency, Totals};
+use crate::telemetry::Totals;
 
 /// One for every session of this process.
 static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
@@ -119,13 +121,15 @@ impl PersistentSession {
         };
         let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
         let capacity = ring.capacity();
-        let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
+        let timing = Timing::new(&options, capacity)?;
+        let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+        let publisher = Publisher::wanted(options.observe.as_deref(), id)?;
         let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
         let completions =
             Waiter::completion(&regions).map_err(ring_error("watch the session's completions"))?;
         let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
         let shared = Arc::new(Shared {
-            id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
+            id,
             options: Settings {
                 wait: options.wait,
                 lease: options.lease,
@@ -152,7 +156,7 @@ impl PersistentSession {
             windows: Windows::default(),
             wakers: Wakers::default(),
             completions: ArcSwap::from_pointee(completions),
-            latency,
+            timing,
             counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
             usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
             starts: AtomicU64::new(0),
@@ -179,7 +183,11 @@ impl PersistentSession {
                 None => launched?,
             }
         }
-        Service::start(&shared, options.on_detached_fault)?;
+        if let Some(publisher) = &publisher {
+            // Whoever has the session finds it published.
+            publisher.publish(&shared)?;
+        }
+        Service::start(&shared, options.on_detached_fault, publisher)?;
         Ok(session)
     }
 }

@@ -292,6 +292,10 @@ impl VyreBackend for IsolatedBackend {
     fn recover(&self) -> Result<Generation, BackendError> {
         self.shared.recover()
     }
+
+    fn worker_pid(&self) -> Option<u32> {
+        IsolatedBackend::worker_pid(self)
+    }
 }
 
 fn piece_bytes(worker: &Worker) -> usize {
