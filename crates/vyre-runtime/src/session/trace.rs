@@ -131,8 +131,8 @@ impl Shared {
         let (timing, recorder) = self.recorder()?;
         let builtin = BuiltinOpcode::ALL.into_iter();
         let builtin = builtin.map(|builtin| (builtin.wire(), builtin.name().to_owned()));
-        let handlers = self.plan.handlers().iter();
-        let handlers = handlers.map(|handler| (handler.opcode().wire(), handler.name().to_owned()));
+        let handlers = self.plan.handlers();
+        let handlers = handlers.iter().map(|handler| (handler.opcode().wire(), handler.name().to_owned()));
         let identity = self.plan.backend.identity();
         let about = About {
             session: self.id,
