@@ -258,6 +258,24 @@ fn a_session_goes_on_in_the_next_worker() {
     session.stop().expect("stopped");
 }
 
+fn a_session_goes_on_in_the_fallback_and_says_so() {
+    let options =
+        IsolatedOptions::new("stubborn").crash_budget(1, WAIT).fallback(Arc::new(CpuBackend::new()));
+    let backend = Arc::new(open(options));
+    let session = session(Arc::clone(&backend));
+    for (losses, on) in [(1, "stubborn"), (2, "cpu")] {
+        segv(backend.worker_pid().expect("a process"));
+        until("not recovered", || session.last_recovery().is_some_and(|report| report.number == losses));
+        let report = session.last_recovery().expect("a report");
+        assert_eq!(report.rebuilt_on.as_ref().map(|backend| backend.name.as_str()), Some(on), "{report:?}");
+        assert_eq!(backend.identity().name, on);
+        let replacement = backend.last_replacement().expect("it was replaced");
+        assert_eq!(replacement.fell_back, on == "cpu");
+        let ticket = session.submit(SlotDescriptor::new(0x40).args([7])).expect("submitted");
+        assert_eq!(session.wait(&ticket, WAIT).expect("an answer").result(), 8);
+    }
+}
+
 fn a_kernel_says_without_being_asked_that_its_worker_is_gone() {
     let backend = Arc::new(open(options()));
     let session = session(Arc::clone(&backend));
@@ -364,6 +382,7 @@ fn main() {
         a_spare_ends_when_it_would_never_be_taken,
         a_kernel_that_does_not_leave_is_ended_with_its_worker,
         a_session_goes_on_in_the_next_worker,
+        a_session_goes_on_in_the_fallback_and_says_so,
         a_kernel_says_without_being_asked_that_its_worker_is_gone,
         dropping_the_backend_ends_its_processes,
     ]);

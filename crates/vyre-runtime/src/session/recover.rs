@@ -128,6 +128,7 @@ impl Shared {
             number,
             recovered = report.is_recovered(),
             generation = %report.after,
+            backend = report.rebuilt_on.as_ref().map(|backend| &backend.name),
             serving_after = ?report.serving_after,
             replayed = report.replayed,
             failed = ?report.failed,
@@ -159,7 +160,7 @@ impl Shared {
         recovery.judge(self, &unanswered);
         let report = &mut recovery.report;
         report.gone_after = Some(report.noticed.elapsed());
-        (report.rebuilt_after, report.serving_after) = (None, None);
+        (report.rebuilt_after, report.rebuilt_on, report.serving_after) = (None, None, None);
         tracing::info!(session = self.id, suspects = unanswered.len(), "the old kernel is gone");
 
         let lost =
@@ -171,7 +172,7 @@ impl Shared {
         // What is submitted from here on, no kernel has seen.
         let head = *recovery.head.get_or_insert_with(|| self.ring.head());
         self.check_ending()?;
-        self.rebuild(asked)?;
+        self.rebuild(asked, &mut recovery.report)?;
         let restored = match &self.options.restore {
             None => false,
             Some(hook) => hook(&Restore { shared: self }).map(|()| true)?,
@@ -202,11 +203,14 @@ impl Shared {
     }
 
     /// Pipeline and buffers for the next generation.
-    fn rebuild(&self, asked: Asked) -> Result<(), MegakernelError> {
+    fn rebuild(&self, asked: Asked, report: &mut RecoveryReport) -> Result<(), MegakernelError> {
         let lost = self.pipeline.current().generation;
         let spec = &self.spec;
         self.pipeline
-            .rebuild(lost, asked, |backend| backend.compile_resident(spec))
+            .rebuild(lost, asked, |backend| {
+                report.rebuilt_on = Some(backend.identity().clone());
+                backend.compile_resident(spec)
+            })
             .map_err(MegakernelError::backend("rebuild after a device loss"))?;
         let mut buffers = lock(&self.buffers);
         // Of an attempt before this one, perhaps; those of the lost generation are gone anyway.

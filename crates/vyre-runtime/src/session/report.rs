@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vyre_driver::{Fault, Generation, Loss, LossCause};
+use vyre_driver::{BackendIdentity, Fault, Generation, Loss, LossCause};
 
 /// What a session did about a loss of its device, whether it serves again or not.
 ///
@@ -30,6 +30,9 @@ pub struct RecoveryReport {
     pub gone_after: Option<Duration>,
     /// Until pipeline and buffers were there again, and the restore hook was through.
     pub rebuilt_after: Option<Duration>,
+    /// What pipeline and buffers were made on, if they were: an isolated backend that was lost too often may have
+    /// fallen back to another one.
+    pub rebuilt_on: Option<BackendIdentity>,
     /// Until a kernel ran again for everybody: `None` if the session did not recover.
     pub serving_after: Option<Duration>,
     /// Unanswered items begun before the loss, as far as can be told, that run once more, those run alone
@@ -59,6 +62,7 @@ impl RecoveryReport {
             noticed: Instant::now(),
             gone_after: None,
             rebuilt_after: None,
+            rebuilt_on: None,
             serving_after: None,
             replayed: 0,
             failed: Vec::new(),
