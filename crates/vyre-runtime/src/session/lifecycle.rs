@@ -19,7 +19,7 @@ use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause, ResidentKer
 use super::replay::Interruption;
 use super::report::RecoveryReport;
 use super::shared::{Gate, Running, Shared, lock, lock_within, ring_error};
-use crate::error::MegakernelError;
+use crate::error::{LOST, MegakernelError};
 
 /// What belongs to the current incarnation.
 pub(super) struct Control {
@@ -261,7 +261,8 @@ impl Shared {
         self.turn_over(control, true)?;
         if std::mem::take(&mut control.cut_short) {
             tracing::warn!(session = self.id, "the kernel left items unfinished");
-            let mut report = RecoveryReport::new(0, self.generation(), &Loss::fault("cut short"));
+            let mut report =
+                RecoveryReport::new(0, self.generation(), &Loss::fault("its kernel was told to leave"));
             self.sort_out(head, Interruption::CutShort, LossCause::Killed, &mut report);
             self.mark_replayed(&self.unanswered_below(head));
         }
@@ -273,7 +274,7 @@ impl Shared {
             (Gate::ShutDown | Gate::Stopping | Gate::Stopped, _) => {
                 Err(MegakernelError::SessionClosed { state: "was stopped" })
             }
-            (_, true) => Err(MegakernelError::SessionClosed { state: "lost its device" }),
+            (_, true) => Err(MegakernelError::SessionClosed { state: LOST }),
             _ => Ok(()),
         }
     }
@@ -335,7 +336,7 @@ impl Shared {
     pub(super) fn fail_unanswered(&self, fault: Fault, report: Option<&mut RecoveryReport>) {
         let mut unanswered = Vec::new();
         self.ring.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
-        let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("none"));
+        let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("the session was stopped"));
         let report = report.unwrap_or(&mut unread);
         for ticket in unanswered {
             self.fail(ticket, fault, report);

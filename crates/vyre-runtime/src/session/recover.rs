@@ -87,6 +87,7 @@ impl Shared {
     fn recover(&self, control: &mut Control, loss: Loss, asked: Asked) -> Result<(), MegakernelError> {
         tracing::warn!(session = self.id, cause = ?loss.cause, reason = loss.reason, "device lost");
         control.lost = true;
+        lock(&self.verdicts).forget_below(self.ring.head().saturating_sub(self.ring.capacity().into()));
         let number = self.losses.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let mut recovery = Recovery {
             report: RecoveryReport::new(number, self.generation(), &loss),
@@ -278,7 +279,13 @@ impl Shared {
 
     /// Ends an item in a fault, and takes that down. No kernel may be able to claim it.
     pub(super) fn fail(&self, ticket: u64, fault: Fault, report: &mut RecoveryReport) {
-        match self.ring.fail(ticket, fault) {
+        // First, for whoever waits to find it.
+        let is_new = lock(&self.verdicts).pass(ticket, &report.reason);
+        let failed = self.ring.fail(ticket, fault);
+        if is_new && !matches!(failed, Ok(true)) {
+            lock(&self.verdicts).take(ticket);
+        }
+        match failed {
             Ok(true) => report.count_failed(fault),
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, ticket, "a ticket was not failed"),

@@ -1,5 +1,8 @@
 //! What became of a device loss, for whoever wants to know.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vyre_driver::{BackendIdentity, Fault, Generation, Loss, LossCause};
@@ -87,5 +90,39 @@ impl RecoveryReport {
             Some((_, count)) => *count += 1,
             None => self.failed.push((fault, 1)),
         }
+    }
+}
+
+/// Why items were ended by their session, by ticket, until somebody waits for them.
+#[derive(Default)]
+pub(super) struct Verdicts {
+    of: BTreeMap<u64, Arc<str>>,
+    /// The last reason, which is that of many.
+    last: Arc<str>,
+}
+
+impl Verdicts {
+    /// Takes a verdict down, unless there is one on this ticket. Whether there was none.
+    pub(super) fn pass(&mut self, ticket: u64, reason: &str) -> bool {
+        if *self.last != *reason {
+            self.last = reason.into();
+        }
+        match self.of.entry(ticket) {
+            Entry::Vacant(place) => {
+                place.insert(Arc::clone(&self.last));
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Takes a ticket's verdict out, if there is one.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<Arc<str>> {
+        self.of.remove(&ticket)
+    }
+
+    /// Forgets tickets below one: nobody waits for them any more.
+    pub(super) fn forget_below(&mut self, ticket: u64) {
+        self.of = self.of.split_off(&ticket);
     }
 }

@@ -19,12 +19,12 @@ use super::lifecycle::Control;
 use super::options::RestoreHook;
 use super::plan::SessionPlan;
 use super::replay::touches_volatile;
-use super::report::RecoveryReport;
+use super::report::{RecoveryReport, Verdicts};
 use super::service::Service;
 use super::trace::Timing;
 use super::wakers::Wakers;
 use super::window::Windows;
-use crate::error::MegakernelError;
+use crate::error::{LOST, LOST_FOR_GOOD, MegakernelError};
 use crate::io_service::IoResources;
 use crate::opcode::SlotOpcode;
 use crate::recovery::{MegakernelRecoveryPolicy, Recoverable};
@@ -71,8 +71,8 @@ impl Gate {
             Gate::Open | Gate::StateLost => "runs",
             Gate::ShuttingDown | Gate::ShutDown => "was shut down",
             Gate::Stopping | Gate::Stopped => "was stopped",
-            Gate::Lost => "lost its device",
-            Gate::GivenUp => "lost its device for good",
+            Gate::Lost => LOST,
+            Gate::GivenUp => LOST_FOR_GOOD,
         }
     }
 }
@@ -114,6 +114,7 @@ pub(super) struct Shared {
     /// Losses, recovered from or not.
     pub(super) losses: AtomicU64,
     pub(super) last_recovery: Mutex<Option<RecoveryReport>>,
+    pub(super) verdicts: Mutex<Verdicts>,
     /// Whoever holds `control` is to end the session as soon as it can: its users have stopped waiting.
     pub(super) ending: AtomicBool,
     pub(super) io: IoResources,
@@ -375,7 +376,8 @@ impl Shared {
             None => Ok(completion),
             Some(fault) => {
                 let (ticket, code) = (raw.position(), completion.code());
-                Err(MegakernelError::Faulted { ticket, code, fault })
+                let ended_by = lock(&self.verdicts).take(ticket);
+                Err(MegakernelError::Faulted { ticket, code, fault, ended_by })
             }
         }
     }

@@ -163,6 +163,7 @@ impl PersistentSession {
             recoveries: AtomicU64::new(0),
             losses: AtomicU64::new(0),
             last_recovery: Mutex::default(),
+            verdicts: Mutex::default(),
             ending: AtomicBool::new(false),
             io: IoResources::default(),
             io_queue: Mutex::new(Arc::new(io_queue)),
