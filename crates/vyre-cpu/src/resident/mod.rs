@@ -20,15 +20,11 @@ mod worker;
 use std::sync::Arc;
 
 use vyre_driver::io_queue::DeviceIo;
-use vyre_driver::protocol::{ITEM_PARAMS, ITEM_RESULTS};
 use vyre_driver::ring::RingError;
 use vyre_driver::view::DeviceView;
 use vyre_driver::wait::{Notifier, Waiter};
 use vyre_driver::{
     BackendError, Generation, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
-};
-use vyre_foundation::{
-    BufferDecl, Granularity, MemorySpace, Program, ProgramKind, ScalarType, ValidatedProgram,
 };
 
 use crate::backend::{Inner, compile};
@@ -51,31 +47,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Checks that the programs fit together, and compiles them.
     pub(crate) fn compile(inner: Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
-        check_item(&spec.lane, Granularity::Lane)?;
-        if let Some(workgroup) = &spec.workgroup {
-            check_item(workgroup, Granularity::Workgroup)?;
-            let bound = |program: &ValidatedProgram| -> Vec<BufferDecl> {
-                let buffers = program.program().buffers.iter();
-                buffers.filter(|decl| decl.space != MemorySpace::Workgroup).cloned().collect()
-            };
-            if bound(&spec.lane) != bound(workgroup) {
-                return Err(BackendError::invalid(
-                    "workgroup",
-                    format!("`{}` with other buffers than `{}`", name(workgroup), name(&spec.lane)),
-                    "the same declarations in the same order, workgroup memory apart",
-                ));
-            }
-        } else if let Some(opcode) = spec.workgroup_opcodes.first() {
-            let expected = "a workgroup program to run it, or no workgroup opcodes";
-            return Err(BackendError::invalid("workgroup_opcodes", opcode, expected));
-        }
-        if !spec.workgroup_opcodes.is_sorted() {
-            let got = format!("{:?}", spec.workgroup_opcodes);
-            return Err(BackendError::invalid("workgroup_opcodes", got, "a sorted list"));
-        }
-        if spec.worker_groups == 0 {
-            return Err(BackendError::invalid("worker_groups", 0, "at least one"));
-        }
+        spec.check()?;
         let workgroup = spec.workgroup.as_ref().map(|program| compile(&inner, program));
         Ok(Pipeline {
             lane: Arc::new(compile(&inner, &spec.lane)?),
@@ -140,28 +112,6 @@ impl ResidentPipeline for Pipeline {
         let doorbell = Notifier::doorbell(regions).ok();
         Kernel::launch(shared, doorbell, workers as u32)
     }
-}
-
-fn name(program: &ValidatedProgram) -> &str {
-    &program.program().name
-}
-
-fn check_item(program: &ValidatedProgram, granularity: Granularity) -> Result<(), BackendError> {
-    let Program { name, kind, entry, .. } = program.program();
-    let params: Vec<ScalarType> =
-        entry.locals.iter().take(entry.params as usize).map(|local| local.ty).collect();
-    if *kind != ProgramKind::Item(granularity) {
-        let expected = format!("an item of {granularity:?} granularity");
-        return Err(BackendError::invalid("program", format!("`{name}`, {kind:?}"), expected));
-    }
-    if params != ITEM_PARAMS || entry.results != ITEM_RESULTS {
-        return Err(BackendError::invalid(
-            "program",
-            format!("`{name}` from {params:?} to {:?}", entry.results),
-            "the parameters and results of an item",
-        ));
-    }
-    Ok(())
 }
 
 /// Regions that this backend cannot use.
