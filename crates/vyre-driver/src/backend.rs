@@ -48,6 +48,13 @@ pub trait VyreBackend: Send + Sync {
     /// Compiles the item programs of a megakernel for residency.
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError>;
 
+    /// Compiles item programs for a kernel that is to take the place of one that is resident. What cannot be done
+    /// beside that one, such as loading where that waits for running kernels, is left to the first
+    /// [`ResidentPipeline::start`]; everything that is slow is not.
+    fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        self.compile_resident(spec)
+    }
+
     /// Allocates a buffer filled with zeros.
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError>;
 

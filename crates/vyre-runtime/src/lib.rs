@@ -72,7 +72,8 @@ pub use packed::PackedOpDescriptor;
 pub use pipelines::PipelineCache;
 pub use recovery::{MegakernelRecoveryDecision, MegakernelRecoveryPolicy};
 pub use session::{
-    PAYLOAD_BINDING, Payload, PersistentSession, RecoveryReport, SessionOptions, Ticket, Tickets,
+    HandlerChange, HandlerUpdate, PAYLOAD_BINDING, Payload, PersistentSession, RecoveryReport,
+    SessionOptions, Ticket, Tickets,
 };
 pub use state::StateLayout;
 pub use telemetry::TelemetrySnapshot;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
+use crate::session::HandlerChange;
 
 /// What a session measured up to one moment. What the device counts is as old as its last heartbeat, also
 /// right after a drain; after [`stop`](crate::PersistentSession::stop) it is final.
@@ -39,7 +40,7 @@ pub struct TelemetrySnapshot {
     pub epoch: u64,
     /// PRINTF records that found the debug log full.
     pub log_lost: u64,
-    /// Items per opcode, built-in ones first, in the order of the handlers.
+    /// Items per opcode, built-in ones first, in the order of the handlers, removed ones included.
     pub opcodes: Vec<OpcodeCount>,
     /// Items per configured tenant.
     pub tenants: Vec<TenantCount>,
@@ -51,6 +52,8 @@ pub struct TelemetrySnapshot {
     pub recoveries: u64,
     /// Completions refused because no device that keeps to the protocol writes them.
     pub violations: u64,
+    /// The last change of handlers, and which one it was.
+    pub last_change: Option<HandlerChange>,
 }
 
 impl TelemetrySnapshot {

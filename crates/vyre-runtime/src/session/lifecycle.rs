@@ -165,7 +165,7 @@ impl Shared {
     }
 
     /// Takes the kernel out, quiesced. It stays where it is if it does not leave in time.
-    fn retire(&self, control: &mut Control, deadline: Duration) -> Result<(), MegakernelError> {
+    pub(super) fn retire(&self, control: &mut Control, deadline: Duration) -> Result<(), MegakernelError> {
         let Some(kernel) = control.kernel.clone() else { return Ok(()) };
         let quiesced = match kernel.state() {
             KernelState::Running => kernel.quiesce(deadline),
@@ -177,6 +177,21 @@ impl Shared {
         control.cut_short = kernel.state() == KernelState::CutShort;
         self.forget_kernel(control);
         self.note("quiesced", &[]);
+        Ok(())
+    }
+
+    /// Takes the kernel out, quiesced, for another one to be started. One that ran a SHUTDOWN ends the session.
+    pub(super) fn retire_to_restart(
+        &self,
+        control: &mut Control,
+        deadline: Duration,
+    ) -> Result<(), MegakernelError> {
+        let kernel = control.kernel.clone();
+        self.retire(control, deadline)?;
+        if kernel.is_some_and(|kernel| kernel.state() == KernelState::ShutDown) {
+            self.end(control, Gate::ShutDown);
+            return Err(MegakernelError::SessionClosed { state: "was shut down" });
+        }
         Ok(())
     }
 
@@ -214,13 +229,14 @@ impl Shared {
             if std::mem::replace(&mut restarted, true) && control.kernel.is_some() {
                 return Ok(());
             }
-            self.retire(control, left).and_then(|()| self.relaunch(control))
+            self.retire_to_restart(control, left)?;
+            self.relaunch(control)
         })
     }
 
     /// Does something with the kernel. If the device turns out to be lost, the session's thread recovers it,
     /// and then it is done once more.
-    fn through_losses(
+    pub(super) fn through_losses(
         &self,
         deadline: Duration,
         mut act: impl FnMut(&mut Control, Duration) -> Result<(), MegakernelError>,

@@ -25,7 +25,8 @@ impl Shared {
         };
         let builtin = BuiltinOpcode::ALL.into_iter();
         let builtin = builtin.map(|builtin| opcode(builtin.into(), builtin.name(), builtin.index()));
-        let handlers = (BUILTIN_COUNTERS..).zip(self.plan.handlers().iter());
+        let handlers = self.plan.handlers();
+        let handlers = (BUILTIN_COUNTERS..).zip(handlers.iter());
         let tenant = |tenant: u16| {
             let row = u32::from(tenant) * usage_row::WORDS;
             TenantCount {
@@ -52,6 +53,7 @@ impl Shared {
             starts: self.starts.load(Ordering::Relaxed),
             recoveries: self.recoveries.load(Ordering::Acquire),
             violations: ring.violations,
+            last_change: *lock(&self.last_change),
         }
     }
 

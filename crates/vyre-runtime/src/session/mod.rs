@@ -15,7 +15,8 @@
 //!
 //! # Rooms
 //!
-//! `shared` is the path of an item; `lifecycle` starts and stops kernels; `recover` deals with losses, `probation`
+//! `shared` is the path of an item; `lifecycle` starts and stops kernels, `change` changes handlers in between;
+//! `recover` deals with losses, `probation`
 //! with those suspected of one, `replay` decides what runs twice, `report` tells of it;
 //! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
 //! `ticket`, `measure`, `observe`, `trace` and `options` are what their names say. `future` and `event` are other
@@ -25,6 +26,7 @@
 //! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
 
 mod buffers;
+mod change;
 mod event;
 mod future;
 mod lifecycle;
@@ -64,6 +66,7 @@ use crate::trace::SessionTrace;
 use self::service::Service;
 use self::shared::{Gate, Shared, lock, lock_within, ring_error};
 
+pub use self::change::{HandlerChange, HandlerUpdate};
 pub use self::event::CompletionFd;
 pub use self::future::{TicketFuture, WindowFuture};
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};

@@ -36,6 +36,7 @@ pub struct SessionOptions {
     pub(crate) arena_bytes: Option<u32>,
     pub(crate) io_entries: u32,
     pub(crate) worker_groups: Option<u32>,
+    pub(crate) reserved_handlers: u32,
     pub(crate) wait: WaitStrategy,
     pub(crate) lease: Duration,
     pub(crate) stop_deadline: Duration,
@@ -59,6 +60,7 @@ impl Default for SessionOptions {
             arena_bytes: None,
             io_entries: 64,
             worker_groups: None,
+            reserved_handlers: 16,
             wait: WaitStrategy::Park,
             lease: Duration::from_secs(10),
             stop_deadline: Duration::from_secs(60),
@@ -105,6 +107,14 @@ impl SessionOptions {
     /// Workgroups to keep resident; by default as many as the backend can.
     pub fn worker_groups(mut self, groups: u32) -> SessionOptions {
         self.worker_groups = Some(groups);
+        self
+    }
+
+    /// How many handlers can be [added](super::PersistentSession::update_handlers) while the session runs, each
+    /// for an opcode that it did not have before; 16 by default, and never more than 256 with those it starts
+    /// with. Each has a word that the kernel mirrors at every heartbeat.
+    pub fn reserve_handlers(mut self, handlers: u32) -> SessionOptions {
+        self.reserved_handlers = handlers;
         self
     }
 

@@ -206,11 +206,11 @@ impl Shared {
     /// Pipeline and buffers for the next generation.
     fn rebuild(&self, asked: Asked, report: &mut RecoveryReport) -> Result<(), MegakernelError> {
         let lost = self.pipeline.current().generation;
-        let spec = &self.spec;
+        let spec = self.plan.programs.load().spec(self.worker_groups);
         self.pipeline
             .rebuild(lost, asked, |backend| {
                 report.rebuilt_on = Some(backend.identity().clone());
-                backend.compile_resident(spec)
+                backend.compile_resident(&spec)
             })
             .map_err(MegakernelError::backend("rebuild after a device loss"))?;
         let mut buffers = lock(&self.buffers);

@@ -12,9 +12,10 @@ use vyre_driver::region::SharedRegion;
 use vyre_driver::ring::{Completion, RawTicket, RingError, RingProducer, SlotImage};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::{WaitStrategy, Waiter};
-use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline, ResidentSpec};
+use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline};
 
 use super::buffers::DeviceBuffers;
+use super::change::HandlerChange;
 use super::lifecycle::Control;
 use super::options::RestoreHook;
 use super::plan::SessionPlan;
@@ -85,7 +86,7 @@ pub(super) struct Shared {
     pub(super) id: u64,
     pub(super) plan: SessionPlan,
     pub(super) options: Settings,
-    pub(super) spec: ResidentSpec,
+    pub(super) worker_groups: u32,
     pub(super) pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
     pub(super) h2d: Arc<SharedRegion>,
     pub(super) tenants_at: u64,
@@ -95,7 +96,7 @@ pub(super) struct Shared {
     /// The device generation, for tickets.
     pub(super) generation: AtomicU64,
     pub(super) kernel: ArcSwapOption<Running>,
-    /// Held while the kernel is started, stopped or replaced. Taken before every other lock.
+    /// Held while the kernel is started, stopped or replaced. Taken before every other lock but `changing`.
     pub(super) control: Mutex<Control>,
     /// The host's end of the current incarnation's regions. Held while mirrors are taken over; taken before
     /// `buffers`.
@@ -111,6 +112,9 @@ pub(super) struct Shared {
     pub(super) usage: Mutex<Totals>,
     pub(super) starts: AtomicU64,
     pub(super) recoveries: AtomicU64,
+    /// Held for the length of a change of handlers. Taken before `control`.
+    pub(super) changing: Mutex<()>,
+    pub(super) last_change: Mutex<Option<HandlerChange>>,
     /// Losses, recovered from or not.
     pub(super) losses: AtomicU64,
     pub(super) last_recovery: Mutex<Option<RecoveryReport>>,
@@ -215,9 +219,7 @@ impl Shared {
         payloads: Option<&mut [Option<ArenaRange>]>,
         tracked: bool,
     ) -> Result<u64, MegakernelError> {
-        for image in images {
-            self.plan.check_image(image)?;
-        }
+        self.plan.check_images(images)?;
         self.publish_unchecked(images, payloads, tracked)
     }
 
@@ -299,7 +301,7 @@ impl Shared {
             Gate::Open => Ok(()),
             Gate::StateLost => {
                 let handlers = self.plan.handlers();
-                match images.iter().find(|image| touches_volatile(handlers, image)) {
+                match images.iter().find(|image| touches_volatile(&handlers, image)) {
                     None => Ok(()),
                     Some(image) => Err(MegakernelError::StateLost {
                         opcode: SlotOpcode::new(image.opcode),

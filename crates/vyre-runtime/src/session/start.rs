@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use vyre_driver::ResidentPipeline;
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::{ProducerOptions, RingProducer};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::Waiter;
-use vyre_driver::{ResidentPipeline, ResidentSpec};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
@@ -50,7 +50,7 @@ impl Megakernel {
     /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
     /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
     pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
-        let plan = SessionPlan::of(self);
+        let plan = SessionPlan::of(self, &options);
         plan.check(&options)?;
         let regions = plan.regions(&options)?;
         // Nothing of a session is lost yet, so a loss costs further attempts, if the policy allows any.
@@ -60,7 +60,7 @@ impl Megakernel {
             let prepared = match attempts {
                 1 => Prepared::new(&plan, &options, &regions),
                 _ => self.recover_after_device_loss().and_then(|_| {
-                    plan = SessionPlan::of(self);
+                    plan = SessionPlan::of(self, &options);
                     Prepared::new(&plan, &options, &regions)
                 }),
             };
@@ -78,7 +78,7 @@ impl Megakernel {
 
 /// What the backend makes of a plan before anything runs.
 struct Prepared {
-    spec: ResidentSpec,
+    worker_groups: u32,
     pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
     buffers: DeviceBuffers,
 }
@@ -89,7 +89,8 @@ impl Prepared {
         options: &SessionOptions,
         regions: &SessionRegions,
     ) -> Result<Prepared, MegakernelError> {
-        let spec = plan.spec(options);
+        let worker_groups = plan.worker_groups(options);
+        let spec = plan.programs.load().spec(worker_groups);
         let pipeline =
             Recoverable::new(Arc::clone(&plan.backend), MegakernelRecoveryPolicy::Off, |backend| {
                 backend.compile_resident(&spec)
@@ -97,7 +98,7 @@ impl Prepared {
             .map_err(MegakernelError::backend("compile the item programs"))?;
         let mut buffers = plan.buffers(options, regions)?;
         buffers.create().map_err(MegakernelError::backend("make the session's buffers"))?;
-        Ok(Prepared { spec, pipeline, buffers })
+        Ok(Prepared { worker_groups, pipeline, buffers })
     }
 }
 
@@ -108,7 +109,7 @@ impl PersistentSession {
         regions: SessionRegions,
         prepared: Prepared,
     ) -> Result<PersistentSession, MegakernelError> {
-        let Prepared { spec, pipeline, buffers } = prepared;
+        let Prepared { worker_groups, pipeline, buffers } = prepared;
         let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
         let detached_faults = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&detached_faults);
@@ -140,7 +141,7 @@ impl PersistentSession {
                 recovery: options.recovery.unwrap_or(plan.recovery),
                 restore: options.restore,
             },
-            spec,
+            worker_groups,
             generation: AtomicU64::new(pipeline.current().generation.0),
             pipeline,
             h2d: Arc::clone(&regions.h2d),
@@ -161,6 +162,8 @@ impl PersistentSession {
             usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
             starts: AtomicU64::new(0),
             recoveries: AtomicU64::new(0),
+            changing: Mutex::default(),
+            last_change: Mutex::default(),
             losses: AtomicU64::new(0),
             last_recovery: Mutex::default(),
             verdicts: Mutex::default(),
