@@ -71,8 +71,9 @@ impl Kernel {
         add(megakernel("the scanner's megakernel", vec![scan_handler()], None)?);
         if !handlers.files.is_empty() {
             let read = |handler: &HandlerFile| {
-                let program = read(&handler.file).with_context(|| handler.file.display().to_string())?;
-                Ok(OpcodeHandler::from_program(handler.opcode, &program)?)
+                let path = || handler.file.display().to_string();
+                let program = read(&handler.file).with_context(path)?;
+                OpcodeHandler::from_program(handler.opcode, &program).with_context(path)
             };
             let handlers_read = handlers.files.iter().map(read).collect::<Result<_>>()?;
             add(megakernel("the megakernel of --handler", handlers_read, handlers.workgroup_size)?);

@@ -118,3 +118,45 @@ impl ResidentPipeline for Pipeline {
 fn refused(error: RingError) -> BackendError {
     BackendError::invalid("regions", error, "the two regions of a session, d2h fresh and writable")
 }
+
+#[cfg(test)]
+mod tests {
+    use vyre_driver::VyreBackend as _;
+    use vyre_foundation::{text, validate};
+
+    use super::*;
+    use crate::CpuBackend;
+
+    const ITEM: &str = "\
+program p item(lane) workgroup(1, 1, 1)
+entry(o: u32, t: u32, f: u32, n: u64, a: u32, b: u32, c: u32, d: u32, e: u32, g: u32, h: u32, i: u32, j: u32, k: u32,
+  l: u32, m: u32) -> (u32, u32, u64, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32) {
+  return 3u32, 0u32, 0u64, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32;
+}
+";
+
+    #[test]
+    fn programs_that_do_not_fit_together_are_refused() {
+        let program = |text: &str| validate(text::parse(text).expect("text")).expect("valid");
+        let (lane, workgroup) = (program(ITEM), program(&ITEM.replace("lane", "workgroup")));
+        let good = ResidentSpec {
+            lane: lane.clone(),
+            workgroup: Some(workgroup.clone()),
+            workgroup_opcodes: vec![8, 9],
+            worker_groups: 1,
+        };
+        let compile = |spec: ResidentSpec| CpuBackend::new().compile_resident(&spec).map(drop);
+        compile(good.clone()).expect("compiles");
+        let kernel = program("program p kernel workgroup(1, 1, 1)\nentry {\n}\n");
+        for bad in [
+            ResidentSpec { lane: kernel, ..good.clone() },
+            ResidentSpec { lane: workgroup, ..good.clone() },
+            ResidentSpec { workgroup: Some(lane), ..good.clone() },
+            ResidentSpec { workgroup: None, ..good.clone() },
+            ResidentSpec { workgroup_opcodes: vec![9, 8], ..good.clone() },
+            ResidentSpec { worker_groups: 0, ..good },
+        ] {
+            assert!(matches!(compile(bad), Err(BackendError::InvalidArgument { .. })));
+        }
+    }
+}

@@ -197,3 +197,50 @@ fn checked(text: &[u8]) -> Result<Value, String> {
         _ => Err("it has no list `built`".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn what_is_added_at_the_same_time_is_all_there() {
+        const THREADS: usize = 4;
+        const EACH: usize = 25;
+        let folder = tempfile::tempdir().expect("a folder");
+        let add_some = |thread: usize| {
+            for n in 0..EACH {
+                let object = PrebuiltObject {
+                    arch: "gfx90a".to_owned(),
+                    platform: "amd".to_owned(),
+                    kernel: "k".to_owned(),
+                    source_digest: format!("{thread} {n}"),
+                    file: format!("gfx90a/{thread}-{n}.co").into(),
+                    bytes: 1,
+                    digest: hex(blake3::hash(b"x").as_bytes()),
+                    entries: Vec::new(),
+                    compiler: CompilerIdentity {
+                        path: "hipcc".into(),
+                        version: "1".to_owned(),
+                        digest: String::new(),
+                    },
+                    flags: Vec::new(),
+                };
+                add(folder.path(), &object, b"x").expect("adds");
+            }
+        };
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let add_some = &add_some;
+                scope.spawn(move || add_some(thread));
+            }
+        });
+        let prebuilt = Prebuilt::new(folder.path().to_path_buf());
+        let arch = "gfx90a".parse().expect("an architecture");
+        for (thread, n) in (0..THREADS).flat_map(|thread| (0..EACH).map(move |n| (thread, n))) {
+            let found = prebuilt.find(&format!("{thread} {n}"), &arch);
+            assert_eq!(found.map(|(_, image)| image), Ok(b"x".to_vec()), "{n} of thread {thread}");
+        }
+    }
+}
