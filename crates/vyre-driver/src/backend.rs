@@ -48,6 +48,13 @@ pub trait VyreBackend: Send + Sync {
     /// Compiles the item programs of a megakernel for residency.
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError>;
 
+    /// Compiles item programs for a kernel that is to take the place of one that is resident. What cannot be done
+    /// beside that one, such as loading where that waits for running kernels, is left to the first
+    /// [`ResidentPipeline::start`]; everything that is slow is not.
+    fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        self.compile_resident(spec)
+    }
+
     /// Allocates a buffer filled with zeros.
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError>;
 
@@ -68,6 +75,11 @@ pub trait VyreBackend: Send + Sync {
     /// Makes the backend usable after a device loss and returns the new generation. Without a loss it
     /// changes nothing and returns the current one.
     fn recover(&self) -> Result<Generation, BackendError>;
+
+    /// The id of the process that owns the device, if that is another one than this.
+    fn worker_pid(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// A compiled kernel, bound to one device generation.

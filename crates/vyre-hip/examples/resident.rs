@@ -16,9 +16,9 @@ use vyre_driver::wait::WaitStrategy;
 use vyre_driver::{BufferDesc, ResidentBinding, StartRequest, VyreBackend};
 use vyre_foundation::MemorySpace;
 use vyre_hip::HipBackend;
-use vyre_hip::compile::{Architecture, CompileRequest};
+use vyre_hip::compile::{Architecture, EmittedSource};
 use vyre_hip::device::{HostMemory as _, LaunchConfig, Module, PinnedMemory, Stream, StreamPriority};
-use vyre_hip::{emit, kernels};
+use vyre_hip::emit::{self, LineMap};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::SessionOptions;
 use vyre_runtime::state::{header, tenant_row};
@@ -84,17 +84,8 @@ extern "C" __global__ void echo(unsigned long long words) {
 fn echo(backend: &HipBackend) -> Result<f64, Box<dyn Error>> {
     let context = backend.context();
     let arch = Architecture::of_device(&context.info().arch)?;
-    let headers = kernels::headers_of(ECHO);
-    let flags = emit::flags(arch.platform());
-    let request = CompileRequest {
-        name: "echo",
-        source: ECHO,
-        headers: &headers,
-        arch: &arch,
-        flags: &flags,
-        lines: None,
-    };
-    let object = backend.compiler().compile(&request)?;
+    let source = EmittedSource { name: "echo", source: ECHO, lines: &LineMap::default() };
+    let object = source.request(&arch, |request| backend.compiler().compile(request))?;
     let function = Module::load(context, &object.image)?.function("echo")?;
     let stream = Stream::new(context, StreamPriority::High)?;
     let words = PinnedMemory::new(context, "the words of the echo", 128)?;

@@ -48,6 +48,6 @@ mod error;
 pub mod gemm;
 pub mod kernels;
 
-pub use backend::HipBackend;
+pub use backend::{HipBackend, OfflineBackend};
 pub use detect::{DetectReport, detect};
 pub use error::{DeviceError, HipError, OpenError};

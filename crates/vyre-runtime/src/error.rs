@@ -1,5 +1,6 @@
 //! The errors of this crate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -7,6 +8,7 @@ use vyre_driver::ring::RingError;
 use vyre_driver::{BackendError, Fault, Generation, Loss};
 use vyre_foundation::ValidationErrors;
 
+use crate::observe::ObserveError;
 use crate::opcode::SlotOpcode;
 use crate::packed::MAX_PACKED_OPS;
 
@@ -201,7 +203,7 @@ pub enum MegakernelError {
         source: RingError,
     },
     /// The item that was waited for ended in a fault. Its ticket is spent.
-    #[error("the item of ticket {ticket} ended in a fault: {}", cause(*code, *fault))]
+    #[error("the item of ticket {ticket} ended in a fault: {}", cause(*code, *fault, ended_by.as_deref()))]
     Faulted {
         /// The ticket.
         ticket: u64,
@@ -209,9 +211,11 @@ pub enum MegakernelError {
         code: u32,
         /// What the code stands for, unless the slot was packed: a completion does not say whether it was.
         fault: Fault,
+        /// Of an item that its session ended, and no handler: why, so of one lost with its device what ended that.
+        ended_by: Option<Arc<str>>,
     },
     /// The session takes no more items.
-    #[error("the session {state}; start another one, or recover it if its device was lost")]
+    #[error("the session {state}; {}", way_out(state))]
     SessionClosed {
         /// What became of it.
         state: &'static str,
@@ -246,6 +250,9 @@ pub enum MegakernelError {
         #[source]
         source: std::io::Error,
     },
+    /// The session cannot publish itself.
+    #[error("the session cannot be observed")]
+    Observe(#[from] ObserveError),
     /// The operating system gave no thread.
     #[error("a session's thread could not be started")]
     Thread {
@@ -288,9 +295,25 @@ impl MegakernelError {
     }
 }
 
+/// [`MegakernelError::SessionClosed`]: its device was lost, and it was not recovered.
+pub(crate) const LOST: &str = "lost its device";
+/// [`MegakernelError::SessionClosed`]: its device was lost too often.
+pub(crate) const LOST_FOR_GOOD: &str = "lost its device for good";
+
+fn way_out(state: &str) -> &'static str {
+    match state {
+        LOST => "recover it, or start another one",
+        LOST_FOR_GOOD => "find out what it dies of, open the backend anew, and start another one",
+        _ => "start another one",
+    }
+}
+
 /// What a fault's code says: a completion does not tell a packed slot, whose code is an index.
-fn cause(code: u32, fault: Fault) -> String {
+fn cause(code: u32, fault: Fault, ended_by: Option<&str>) -> String {
     let index = (code as usize) < MAX_PACKED_OPS;
+    if let Some(reason) = ended_by {
+        return format!("{fault}: {reason}");
+    }
     match fault {
         // No fault has this code.
         _ if code == 0 => "operation 0 of a packed slot failed".to_owned(),

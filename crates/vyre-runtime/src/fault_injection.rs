@@ -423,7 +423,7 @@ impl DeadlyItem {
             let word = |at| regions.h2d.word_u64(slot + at).map_or(0, |word| word.load(Ordering::Acquire));
             let (args, low, high) = (word(0), word(8), word(24));
             let opcode = (high >> 32 & 0xFFFF) << 16 | (low >> 32 & 0xFFFF);
-            opcode == self.opcode.into() && self.first_arg.is_none_or(|arg| arg == args as u32)
+            opcode == u64::from(self.opcode) && self.first_arg.is_none_or(|arg| arg == args as u32)
         })
     }
 }

@@ -27,7 +27,7 @@
 //! What is where: [`descriptor`] and [`packed`] say what a host wants done; [`handler`] how an opcode is
 //! written; [`item`] is the IR that gives every item its meaning, [`state`] the tables it works on,
 //! [`tenant`] and [`dfa`] what is in two of them; [`batch`] and [`session`] run it; [`recovery`] is what
-//! happens after a device loss.
+//! happens after a device loss; [`telemetry`], [`observe`] and [`trace`] are three ways to see what goes on.
 //!
 //! Absent on purpose: any concrete backend, and the ring itself ([`vyre_driver::ring`]).
 
@@ -44,6 +44,7 @@ pub mod handler;
 pub mod io_service;
 pub mod item;
 pub mod megakernel;
+pub mod observe;
 pub mod opcode;
 pub mod packed;
 pub mod pipelines;
@@ -52,6 +53,7 @@ pub mod session;
 pub mod state;
 pub mod telemetry;
 pub mod tenant;
+pub mod trace;
 
 pub use batch::{
     BatchBuffers, BatchCompletion, BatchTarget, ControlBuffer, DebugLogBuffer, DispatchOptions,
@@ -70,11 +72,13 @@ pub use packed::PackedOpDescriptor;
 pub use pipelines::PipelineCache;
 pub use recovery::{MegakernelRecoveryDecision, MegakernelRecoveryPolicy};
 pub use session::{
-    PAYLOAD_BINDING, Payload, PersistentSession, RecoveryReport, SessionOptions, Ticket, Tickets,
+    HandlerChange, HandlerUpdate, PAYLOAD_BINDING, Payload, PersistentSession, RecoveryReport,
+    SessionOptions, Ticket, Tickets,
 };
 pub use state::StateLayout;
 pub use telemetry::TelemetrySnapshot;
 pub use tenant::{TenantConfig, TenantTable, TenantWindow};
+pub use trace::SessionTrace;
 
 /// Backends, buffers, errors: what a megakernel runs on.
 pub use vyre_driver as driver;

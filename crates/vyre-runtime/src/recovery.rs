@@ -134,6 +134,12 @@ impl<T: Send + Sync> Recoverable<T> {
         self.current.load_full()
     }
 
+    /// Has something else built for the current generation from now on; hands out what was. Not while somebody
+    /// rebuilds.
+    pub(crate) fn replace(&self, built: Arc<Built<T>>) -> Arc<Built<T>> {
+        self.current.swap(built)
+    }
+
     /// What is built for a generation later than `lost`: what somebody else has built already, or the
     /// result of recovering the backend and calling `build`. A device that turns out not to be lost
     /// changes nothing.

@@ -18,7 +18,7 @@ pub mod header {
     pub const SLOTS: u32 = 2;
     /// Rows of the tenant table.
     pub const TENANTS: u32 = 3;
-    /// User handlers.
+    /// Places for user handlers.
     pub const HANDLERS: u32 = 4;
     /// Words of all windows together.
     pub const WINDOW_WORDS: u32 = 5;
@@ -136,12 +136,18 @@ impl StateLayout {
         }
     }
 
+    /// The same with places for more user handlers, as many as there can be at most.
+    #[must_use]
+    pub fn with_reserve(self, handlers: u32) -> StateLayout {
+        StateLayout { handlers: self.handlers.saturating_add(handlers).min(MAX_HANDLERS), ..self }
+    }
+
     /// Rows of the tenant table and of the usage table.
     pub const fn tenants(self) -> u32 {
         self.tenants
     }
 
-    /// User handlers.
+    /// Places for user handlers.
     pub const fn handlers(self) -> u32 {
         self.handlers
     }

@@ -9,16 +9,18 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
+use crate::session::HandlerChange;
 
 /// What a session measured up to one moment. What the device counts is as old as its last heartbeat, also
 /// right after a drain; after [`stop`](crate::PersistentSession::stop) it is final.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TelemetrySnapshot {
     /// Slots of the ring.
@@ -38,7 +40,7 @@ pub struct TelemetrySnapshot {
     pub epoch: u64,
     /// PRINTF records that found the debug log full.
     pub log_lost: u64,
-    /// Items per opcode, built-in ones first, in the order of the handlers.
+    /// Items per opcode, built-in ones first, in the order of the handlers, removed ones included.
     pub opcodes: Vec<OpcodeCount>,
     /// Items per configured tenant.
     pub tenants: Vec<TenantCount>,
@@ -50,6 +52,8 @@ pub struct TelemetrySnapshot {
     pub recoveries: u64,
     /// Completions refused because no device that keeps to the protocol writes them.
     pub violations: u64,
+    /// The last change of handlers, and which one it was.
+    pub last_change: Option<HandlerChange>,
 }
 
 impl TelemetrySnapshot {
@@ -61,7 +65,7 @@ impl TelemetrySnapshot {
 
 /// How many slots are in each state. The states are read one after the other while everything moves, so the
 /// sum may be off by what moved meanwhile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Occupancy {
     /// Published and not seen claimed.
     pub published: u64,
@@ -81,9 +85,10 @@ impl Occupancy {
 }
 
 /// Items of one opcode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpcodeCount {
     /// The opcode.
+    #[serde(with = "wire_value")]
     pub opcode: SlotOpcode,
     /// The name of its handler, or of the built-in operation.
     pub name: String,
@@ -92,7 +97,7 @@ pub struct OpcodeCount {
 }
 
 /// Items of one tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantCount {
     /// The tenant.
     pub tenant: u16,
@@ -106,24 +111,61 @@ pub struct TenantCount {
 }
 
 /// Times from submission to the moment the acknowledgement was seen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
     /// Items measured.
     pub items: u64,
     /// The shortest.
+    #[serde(rename = "min_ns", with = "nanoseconds")]
     pub min: Duration,
     /// The mean.
+    #[serde(rename = "mean_ns", with = "nanoseconds")]
     pub mean: Duration,
     /// Half are no longer than this.
+    #[serde(rename = "p50_ns", with = "nanoseconds")]
     pub p50: Duration,
     /// 90 % are no longer than this.
+    #[serde(rename = "p90_ns", with = "nanoseconds")]
     pub p90: Duration,
     /// 99 % are no longer than this.
+    #[serde(rename = "p99_ns", with = "nanoseconds")]
     pub p99: Duration,
     /// 99.9 % are no longer than this.
+    #[serde(rename = "p999_ns", with = "nanoseconds")]
     pub p999: Duration,
     /// The longest.
+    #[serde(rename = "max_ns", with = "nanoseconds")]
     pub max: Duration,
+}
+
+/// An opcode as its wire value.
+mod wire_value {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::opcode::SlotOpcode;
+
+    pub(super) fn serialize<S: Serializer>(opcode: &SlotOpcode, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(opcode.wire())
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<SlotOpcode, D::Error> {
+        u32::deserialize(from).map(SlotOpcode::new)
+    }
+}
+
+/// A time as whole nanoseconds: 64 bits hold 584 years.
+pub(crate) mod nanoseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_nanos)
+    }
 }
 
 /// 32-bit device counters, widened.
@@ -163,7 +205,6 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Measures submission to acknowledgement, ticket by ticket.
 pub(crate) struct Latency {
-    origin: Instant,
     capacity: u64,
     /// Per slot: the low bits of the lap, and when its ticket was submitted.
     stamps: Vec<AtomicU64>,
@@ -183,7 +224,6 @@ impl Latency {
             expected: "a range that hdrhistogram accepts".to_owned(),
         })?;
         Ok(Latency {
-            origin: Instant::now(),
             capacity: u64::from(capacity.max(1)),
             stamps: (0..capacity.max(1)).map(|_| AtomicU64::new(u64::MAX)).collect(),
             shards,
@@ -191,12 +231,7 @@ impl Latency {
         })
     }
 
-    /// Nanoseconds since the session started.
-    pub(crate) fn now(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
-    }
-
-    /// Notes when `tickets` were submitted.
+    /// Notes that `tickets` were submitted at `at`, in nanoseconds since the session started.
     pub(crate) fn submitted(&self, tickets: impl Iterator<Item = u64>, at: u64) {
         for ticket in tickets {
             if let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) {
@@ -205,21 +240,18 @@ impl Latency {
         }
     }
 
-    /// Counts tickets seen acknowledged now. One whose stamp is not there yet is not counted.
-    pub(crate) fn acknowledged(&self, tickets: impl Iterator<Item = u64>) {
-        let now = self.now() & STAMP;
+    /// Counts a ticket seen acknowledged at `at`. One whose stamp is not there yet is not counted.
+    pub(crate) fn acknowledged(&self, ticket: u64, at: u64) {
         let mine = self.next_shard.fetch_add(1, Ordering::Relaxed);
         let free = (0..SHARDS).filter_map(|n| self.shards.get((mine + n) % SHARDS)?.try_lock().ok()).next();
         let locked = free
             .or_else(|| Some(self.shards.get(mine % SHARDS)?.lock().unwrap_or_else(PoisonError::into_inner)));
         let Some(mut histogram) = locked else { return };
-        for ticket in tickets {
-            let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) else { continue };
-            let stamp = stamp.load(Ordering::Acquire);
-            let lap = (ticket / self.capacity) << STAMP_BITS >> STAMP_BITS;
-            if stamp >> STAMP_BITS == lap & (u64::MAX >> STAMP_BITS) {
-                histogram.saturating_record(now.wrapping_sub(stamp & STAMP) & STAMP);
-            }
+        let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) else { return };
+        let stamp = stamp.load(Ordering::Acquire);
+        let lap = (ticket / self.capacity) << STAMP_BITS >> STAMP_BITS;
+        if stamp >> STAMP_BITS == lap & (u64::MAX >> STAMP_BITS) {
+            histogram.saturating_record(at.wrapping_sub(stamp) & STAMP);
         }
     }
 
@@ -264,16 +296,15 @@ mod tests {
     #[test]
     fn latency_counts_a_ticket_only_by_a_stamp_of_its_own_lap() {
         let latency = Latency::new(4).expect("in range");
-        latency.submitted([0, 1, 6].into_iter(), latency.now());
-        latency.acknowledged([0, 1, 6].into_iter());
+        latency.submitted([0, 1, 6].into_iter(), 100);
+        [0, 1, 6].into_iter().for_each(|ticket| latency.acknowledged(ticket, 107));
         // Never stamped, and stamped in another lap.
-        latency.acknowledged([3, 2, 4].into_iter());
+        [3, 2, 4].into_iter().for_each(|ticket| latency.acknowledged(ticket, 200));
         let summary = latency.summary();
-        assert_eq!(summary.items, 3);
-        assert!(summary.min <= summary.p50 && summary.p50 <= summary.max);
+        assert_eq!((summary.items, summary.min, summary.max.as_nanos()), (3, summary.p50, 7));
         // The low 16 bits of the lap repeat; what counts is that neighbours differ.
-        latency.submitted([4 << 16].into_iter(), latency.now());
-        latency.acknowledged([4 << 16].into_iter());
+        latency.submitted([4 << 16].into_iter(), 300);
+        latency.acknowledged(4 << 16, 300);
         assert_eq!(latency.summary().items, 4);
     }
 }

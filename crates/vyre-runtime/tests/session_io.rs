@@ -183,7 +183,7 @@ fn what_was_answered_while_an_older_item_awaits_io_is_not_run_again() {
     let ticket = session.submit(item(TOTAL, &[1])).expect("submitted");
     assert_eq!(session.wait(ticket, WAIT).expect("answered").result(), 21);
     let sum: u64 = kept.iter().map(|ticket| session.wait(ticket, WAIT).expect("kept").result()).sum();
-    assert_eq!(sum, (11..=20).sum());
+    assert_eq!(sum, (11..=20).sum::<u64>());
     session.stop().expect("stopped");
     // The misses were ended by their answers, not by a handler.
     assert_eq!(session.telemetry().done, 21);

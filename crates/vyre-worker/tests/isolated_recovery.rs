@@ -10,7 +10,9 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
 use vyre_foundation::DataType;
-use vyre_runtime::{Megakernel, OpcodeHandler, PersistentSession, SessionOptions, SlotDescriptor};
+use vyre_runtime::{
+    Megakernel, OpcodeHandler, PackedOpDescriptor, PersistentSession, SessionOptions, SlotDescriptor,
+};
 use vyre_worker::{IsolatedBackend, IsolatedOptions};
 
 fn open(options: IsolatedOptions) -> IsolatedBackend {
@@ -232,9 +234,10 @@ fn a_kernel_that_does_not_leave_is_ended_with_its_worker() {
     }
 }
 
-fn session(backend: Arc<IsolatedBackend>) -> PersistentSession {
-    let megakernel = Megakernel::builder(backend as Arc<dyn VyreBackend>)
+fn session(backend: Arc<dyn VyreBackend>) -> PersistentSession {
+    let megakernel = Megakernel::builder(backend)
         .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1)).replayable(true))
+        .handler(OpcodeHandler::new(0x41, "traps", |h| h.trap(1)))
         .build()
         .expect("a megakernel");
     megakernel.start_with(SessionOptions::new().slots(64)).expect("a session")
@@ -242,7 +245,7 @@ fn session(backend: Arc<IsolatedBackend>) -> PersistentSession {
 
 fn a_session_goes_on_in_the_next_worker() {
     let backend = Arc::new(open(options().crash_budget(100, WAIT).silence(Duration::from_millis(700))));
-    let session = session(Arc::clone(&backend));
+    let session = session(Arc::clone(&backend) as _);
     let signals = [Signal::KILL, Signal::ILL, Signal::ABORT, Signal::STOP, Signal::TERM];
     for (round, by) in (0_u64..).zip(signals) {
         let tickets: Vec<_> = (0..50)
@@ -258,9 +261,65 @@ fn a_session_goes_on_in_the_next_worker() {
     session.stop().expect("stopped");
 }
 
+fn a_session_goes_on_in_the_fallback_and_says_so() {
+    let options =
+        IsolatedOptions::new("stubborn").crash_budget(1, WAIT).fallback(Arc::new(CpuBackend::new()));
+    let backend = Arc::new(open(options));
+    let session = session(Arc::clone(&backend) as _);
+    for (losses, on) in [(1, "stubborn"), (2, "cpu")] {
+        segv(backend.worker_pid().expect("a process"));
+        until("not recovered", || session.last_recovery().is_some_and(|report| report.number == losses));
+        let report = session.last_recovery().expect("a report");
+        assert_eq!(report.rebuilt_on.as_ref().map(|backend| backend.name.as_str()), Some(on), "{report:?}");
+        assert_eq!(backend.identity().name, on);
+        let replacement = backend.last_replacement().expect("it was replaced");
+        assert_eq!(replacement.fell_back, on == "cpu");
+        let ticket = session.submit(SlotDescriptor::new(0x40).args([7])).expect("submitted");
+        assert_eq!(session.wait(&ticket, WAIT).expect("an answer").result(), 8);
+    }
+}
+
+fn what_ended_an_item_is_in_its_error() {
+    let backend = Arc::new(open(options().crash_budget(0, WAIT)));
+    let megakernel = Megakernel::builder(Arc::clone(&backend) as Arc<dyn VyreBackend>)
+        .handler(OpcodeHandler::new(0x40, "endless", |h| {
+            h.while_(true, |h| {
+                h.let_("x", h.arg(0));
+            });
+            h.complete(0_u32);
+        }))
+        .build()
+        .expect("a megakernel");
+    let options = SessionOptions::new().slots(64).stop_deadline(Duration::from_millis(100));
+    let session = megakernel.start_with(options).expect("a session");
+    let lost = session.submit(SlotDescriptor::new(0x40)).expect("submitted");
+    let pid = backend.worker_pid().expect("a process");
+    kill(&backend);
+    let text = session.wait(&lost, WAIT).expect_err("lost").to_string();
+    let named = text.contains("SIGKILL") && text.contains(&pid.to_string()) && !text.contains("packed");
+    assert!(named, "{text}");
+    until("not recovered", || session.last_recovery().is_some_and(|report| report.is_recovered()));
+
+    let given_up = session.submit(SlotDescriptor::new(0x40)).expect("submitted");
+    segv(backend.worker_pid().expect("a process"));
+    let text = session.wait(&given_up, WAIT).expect_err("lost").to_string();
+    assert!(text.contains("SIGSEGV") && !text.contains("packed"), "{text}");
+    until("recovered", || session.last_recovery().is_some_and(|report| report.number == 2));
+    let closed = session.submit(SlotDescriptor::new(0x40)).expect_err("given up").to_string();
+    assert!(closed.contains("for good") && !closed.contains("recover it"), "{closed}");
+
+    let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+    let session = self::session(backend);
+    let packed = [7, 8].map(|arg| PackedOpDescriptor::new(0x41).args([arg]));
+    let packed = SlotDescriptor::packed(&packed).expect("fits");
+    let ticket = session.submit(packed).expect("submitted");
+    let text = session.wait(&ticket, WAIT).expect_err("traps").to_string();
+    assert!(text.contains("operation 0 of a packed slot"), "{text}");
+}
+
 fn a_kernel_says_without_being_asked_that_its_worker_is_gone() {
     let backend = Arc::new(open(options()));
-    let session = session(Arc::clone(&backend));
+    let session = session(Arc::clone(&backend) as _);
     assert_eq!(session.telemetry().recoveries, 0);
     kill(&backend);
     until("not recovered", || session.telemetry().recoveries == 1);
@@ -364,6 +423,8 @@ fn main() {
         a_spare_ends_when_it_would_never_be_taken,
         a_kernel_that_does_not_leave_is_ended_with_its_worker,
         a_session_goes_on_in_the_next_worker,
+        a_session_goes_on_in_the_fallback_and_says_so,
+        what_ended_an_item_is_in_its_error,
         a_kernel_says_without_being_asked_that_its_worker_is_gone,
         dropping_the_backend_ends_its_processes,
     ]);

@@ -4,6 +4,7 @@
 //! a line in [`OpenOptions::open`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use vyre_cpu::CpuBackend;
@@ -125,6 +126,7 @@ pub struct OpenOptions {
     isolation: Isolation,
     spare: bool,
     fall_back: bool,
+    crash_budget: Option<(u32, Duration)>,
 }
 
 impl OpenOptions {
@@ -144,7 +146,15 @@ impl OpenOptions {
         OpenOptions { spare, ..self }
     }
 
+    /// How many crashes of the worker, device faults among them, are recovered from within `forgiveness`; the next
+    /// one is final, or the fallback's turn. A kill from outside does not count. Default: 8 within 60 s.
+    pub fn crash_budget(self, crashes: u32, forgiveness: Duration) -> OpenOptions {
+        OpenOptions { crash_budget: Some((crashes, forgiveness)), ..self }
+    }
+
     /// Whether work goes on with the host's threads once the worker has crashed too often. Without it that is final.
+    /// [`VyreBackend::identity`] and [`RecoveryReport::rebuilt_on`](vyre_runtime::session::RecoveryReport::rebuilt_on)
+    /// say that it has come to that.
     pub fn fall_back_to_cpu(self, fall_back: bool) -> OpenOptions {
         OpenOptions { fall_back, ..self }
     }
@@ -156,24 +166,30 @@ impl OpenOptions {
     /// [`OpenError::Backend`] if it does not start, [`OpenError::Worker`] if its worker does not. `Auto` is refused
     /// only when there is a GPU that ought to work.
     pub fn open(&self) -> Result<Arc<dyn VyreBackend>, OpenError> {
-        match self.choice {
-            BackendChoice::Cpu => self.open_named(Named::Cpu),
-            BackendChoice::Hip => self.open_named(Named::Hip),
-            BackendChoice::Auto if has_gpu() => self.open_named(Named::Hip),
-            BackendChoice::Auto => self.open_named(Named::Cpu),
-        }
-    }
-
-    fn open_named(&self, named: Named) -> Result<Arc<dyn VyreBackend>, OpenError> {
-        let backend = named.name();
+        let named = self.named();
         let isolated = match (self.isolation, named) {
             (Isolation::Worker, _) | (Isolation::Auto, Named::Hip) => true,
             (Isolation::InProcess, _) | (Isolation::Auto, Named::Cpu) => false,
         };
-        if !isolated {
-            return in_process(named).map_err(|source| OpenError::Backend { backend, source });
+        if isolated {
+            return Ok(self.open_worker()?);
         }
-        let options = IsolatedOptions::new(backend).spare(self.spare);
+        in_process(named).map_err(|source| OpenError::Backend { backend: named.name(), source })
+    }
+
+    /// Opens it in a worker, whatever the isolation, for who wants to know more of it: the process ids of worker and
+    /// spare, and how the last lost worker was replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Worker`] if the worker does not start.
+    pub fn open_worker(&self) -> Result<Arc<IsolatedBackend>, OpenError> {
+        let named = self.named();
+        let backend = named.name();
+        let mut options = IsolatedOptions::new(backend).spare(self.spare);
+        if let Some((crashes, forgiveness)) = self.crash_budget {
+            options = options.crash_budget(crashes, forgiveness);
+        }
         let mut options = match named {
             Named::Cpu => options.sandbox(Sandbox::Strict),
             // It loads a library and runs a compiler, wherever this process would find them; and drivers register
@@ -193,6 +209,15 @@ impl OpenOptions {
         match IsolatedBackend::open(options) {
             Ok(opened) => Ok(Arc::new(opened)),
             Err(source) => Err(OpenError::Worker { backend, source: Box::new(source) }),
+        }
+    }
+
+    fn named(&self) -> Named {
+        match self.choice {
+            BackendChoice::Cpu => Named::Cpu,
+            BackendChoice::Hip => Named::Hip,
+            BackendChoice::Auto if has_gpu() => Named::Hip,
+            BackendChoice::Auto => Named::Cpu,
         }
     }
 }

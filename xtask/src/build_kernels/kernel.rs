@@ -1,17 +1,19 @@
-//! What is built: the kernels of `kernels/`, and the programs of `.vir` files as the backend emits them.
+//! What is built: the kernels of `kernels/`, and what the backend makes of programs and of megakernels.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use vyre_foundation::text;
-use vyre_foundation::validate::validate;
-use vyre_hip::compile::{Architecture, CompileRequest};
-use vyre_hip::emit::{self, EmitOptions, EmittedKernel, GridBarriers};
+use vyre::scan::scan_handler;
+use vyre_driver::VyreBackend as _;
+use vyre_foundation::{ValidatedProgram, text, validate};
+use vyre_hip::OfflineBackend;
+use vyre_hip::compile::{Architecture, CodeObject, CompileRequest, EmittedSource, PrebuiltObject};
+use vyre_hip::emit::LineMap;
 use vyre_hip::kernels::{self, Source};
-
-/// Digits of the source's digest in the name of an emitted kernel's file: programs may have the same name.
-const DIGITS: usize = 16;
+use vyre_runtime::{Megakernel, OpcodeHandler};
 
 /// One source to build.
 pub(crate) enum Kernel {
@@ -19,23 +21,70 @@ pub(crate) enum Kernel {
     Emitted {
         /// The program's name.
         name: String,
-        /// The file it is from.
-        file: PathBuf,
-        emitted: EmittedKernel,
+        /// What it is for: the file it is from, or the megakernel.
+        origin: String,
+        source: String,
+        lines: LineMap,
     },
 }
 
+/// A handler of a megakernel to build: `0x40=add_one.vir`.
+#[derive(Clone, Debug)]
+pub(crate) struct HandlerFile {
+    opcode: u32,
+    file: PathBuf,
+}
+
+impl FromStr for HandlerFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| match digits.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16),
+            None => digits.parse(),
+        };
+        let (opcode, file) = text.split_once('=').ok_or("write OPCODE=FILE, e.g. 0x40=add_one.vir")?;
+        let opcode = number(opcode).map_err(|error| format!("the opcode `{opcode}`: {error}"))?;
+        Ok(Self { opcode, file: file.into() })
+    }
+}
+
+/// A megakernel of the user's: its handlers in order, and its workgroup's invocations where they are not the default.
+pub(crate) struct Handlers<'a> {
+    pub(crate) files: &'a [HandlerFile],
+    pub(crate) workgroup_size: Option<u32>,
+}
+
 impl Kernel {
-    /// The kernels of `kernels/`, then those of the programs.
-    pub(crate) fn all(programs: &[PathBuf]) -> Result<Vec<Kernel>> {
+    /// The kernels of `kernels/`, then those of the megakernels that come along, of the user's, and of programs.
+    pub(crate) fn all(programs: &[PathBuf], handlers: &Handlers<'_>) -> Result<Vec<Kernel>> {
         let mut all: Vec<Kernel> = kernels::kernels().map(Kernel::ByHand).collect();
-        for file in programs {
-            for new in emit(file).with_context(|| file.display().to_string())? {
+        let mut add = |new: Vec<Kernel>| {
+            for new in new {
                 // The same program from two files is one code object.
                 if !all.iter().any(|old| old.source() == new.source()) {
                     all.push(new);
                 }
             }
+        };
+        add(megakernel("the megakernel of the built-in opcodes", Vec::new(), None)?);
+        add(megakernel("the scanner's megakernel", vec![scan_handler()], None)?);
+        if !handlers.files.is_empty() {
+            let read = |handler: &HandlerFile| {
+                let path = || handler.file.display().to_string();
+                let program = read(&handler.file).with_context(path)?;
+                OpcodeHandler::from_program(handler.opcode, &program).with_context(path)
+            };
+            let handlers_read = handlers.files.iter().map(read).collect::<Result<_>>()?;
+            add(megakernel("the megakernel of --handler", handlers_read, handlers.workgroup_size)?);
+        }
+        for file in programs {
+            let path = file.display().to_string();
+            let compile = |backend: Arc<OfflineBackend>| {
+                backend.compile(&read(file)?)?;
+                Ok(())
+            };
+            add(recorded(&path, compile).with_context(|| path.clone())?);
         }
         Ok(all)
     }
@@ -48,28 +97,17 @@ impl Kernel {
     }
 
     /// Where it is from.
-    pub(crate) fn origin(&self) -> &Path {
+    pub(crate) fn origin(&self) -> &str {
         match self {
-            Kernel::ByHand(source) => Path::new(source.path),
-            Kernel::Emitted { file, .. } => file,
+            Kernel::ByHand(source) => source.path,
+            Kernel::Emitted { origin, .. } => origin,
         }
     }
 
     pub(crate) fn source(&self) -> &str {
         match self {
             Kernel::ByHand(source) => source.text,
-            Kernel::Emitted { emitted, .. } => &emitted.source,
-        }
-    }
-
-    /// The name of its file, without the extension.
-    pub(crate) fn stem(&self, request: &CompileRequest<'_>) -> String {
-        match self {
-            Kernel::ByHand(_) => self.name().to_owned(),
-            Kernel::Emitted { name, .. } => {
-                let digest = request.source_digest();
-                format!("{name}-{}", digest.get(..DIGITS).unwrap_or(&digest))
-            }
+            Kernel::Emitted { source, .. } => source,
         }
     }
 
@@ -84,21 +122,56 @@ impl Kernel {
                 flags: &[],
                 lines: None,
             }),
-            Kernel::Emitted { name, emitted, .. } => CompileRequest::of_emitted(name, emitted, arch, with),
+            Kernel::Emitted { name, source, lines, .. } => {
+                EmittedSource { name, source, lines }.request(arch, with)
+            }
+        }
+    }
+
+    /// Its row of the manifest.
+    pub(crate) fn row(&self, request: &CompileRequest<'_>, object: &CodeObject) -> PrebuiltObject {
+        match self {
+            Kernel::ByHand(_) => PrebuiltObject::new(request, object, self.name()),
+            Kernel::Emitted { .. } => PrebuiltObject::of_emitted(request, object),
         }
     }
 }
 
-/// The program of a file, in every form that a backend may ask for.
-fn emit(file: &Path) -> Result<Vec<Kernel>> {
-    let program = validate(text::parse(&fs::read_to_string(file)?)?)?;
-    let mut forms = vec![GridBarriers::Native];
-    if program.facts().grid_barriers {
-        forms.push(GridBarriers::Split);
-    }
-    let kernel = |form| {
-        let emitted = emit::kernel(&program, &EmitOptions::default().with_grid_barriers(form))?;
-        Ok(Kernel::Emitted { name: program.program().name.clone(), file: file.to_owned(), emitted })
+fn read(file: &PathBuf) -> Result<ValidatedProgram> {
+    Ok(validate(text::parse(&fs::read_to_string(file)?)?)?)
+}
+
+/// The kernels of a megakernel: those of its batches and that of its sessions.
+fn megakernel(
+    origin: &str,
+    handlers: Vec<OpcodeHandler>,
+    workgroup_size: Option<u32>,
+) -> Result<Vec<Kernel>> {
+    let build = |backend: Arc<OfflineBackend>| {
+        let mut builder = Megakernel::builder(backend.clone()).handlers(handlers);
+        if let Some(size) = workgroup_size {
+            builder = builder.slots(size).workgroup_size(size);
+        }
+        backend.compile_resident(&builder.build()?.programs().spec(1))?;
+        Ok(())
     };
-    forms.into_iter().map(kernel).collect()
+    recorded(origin, build).with_context(|| origin.to_owned())
+}
+
+/// All that a backend compiles meanwhile. No source depends on the architecture.
+fn recorded(origin: &str, compile: impl FnOnce(Arc<OfflineBackend>) -> Result<()>) -> Result<Vec<Kernel>> {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let (keep, to) = (Arc::clone(&kept), origin.to_owned());
+    let backend = OfflineBackend::new(&"sm_90a".parse()?, move |&EmittedSource { name, source, lines }| {
+        keep.lock().unwrap_or_else(PoisonError::into_inner).push(Kernel::Emitted {
+            name: name.to_owned(),
+            origin: to.clone(),
+            source: source.to_owned(),
+            lines: lines.clone(),
+        });
+        Ok(())
+    });
+    compile(Arc::new(backend))?;
+    let kept = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(kept)
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask build-kernels`: every kernel of `kernels/`, and programs of `.vir` files, for every architecture
-//! wanted, as code objects and a manifest of what is in them.
+//! `cargo xtask build-kernels`: every kernel of `kernels/`, megakernels, and programs of `.vir` files, for every
+//! architecture wanted, as code objects and a manifest of what is in them.
 
 mod check;
 mod kernel;
@@ -17,11 +17,10 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use vyre_hip::compile::{
-    Architecture, CompileRequest, Compiler, CompilerOptions, MANIFEST, MANIFEST_VERSION, Platform,
-    PrebuiltObject, Search,
+    Architecture, CompileRequest, Compiler, CompilerOptions, MANIFEST, MANIFEST_VERSION, Platform, Search,
 };
 
-use kernel::Kernel;
+use kernel::{HandlerFile, Handlers, Kernel};
 use manifest::{Built, Failed, Manifest};
 use plan::Plan;
 
@@ -51,6 +50,13 @@ pub(crate) struct Options {
     /// VYRE_PREBUILT_DIR naming a copy of the folder.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     vir: Vec<PathBuf>,
+    /// Handlers of one megakernel, in this order: opcodes, and item programs in text form. Its batch kernels and the
+    /// kernel of its sessions are built as well.
+    #[arg(long, num_args = 1.., value_name = "OPCODE=FILE")]
+    handler: Vec<HandlerFile>,
+    /// Invocations of a workgroup of that megakernel, where its program sets them.
+    #[arg(long, value_name = "INVOCATIONS", requires = "handler")]
+    workgroup_size: Option<u32>,
     /// Only this vendor's architectures.
     #[arg(long)]
     platform: Option<Vendor>,
@@ -70,7 +76,8 @@ pub(crate) struct Options {
     /// Say what would be built, by which compiler, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Disassemble: the matrix instructions that a kernel is written for must be there, spills must not.
+    /// Disassemble the kernels written by hand: the matrix instructions that one is written for must be there, spills
+    /// must not.
     #[arg(long)]
     check: bool,
 }
@@ -90,6 +97,12 @@ impl From<Vendor> for Platform {
     }
 }
 
+impl Options {
+    fn kernels(&self) -> Result<Vec<Kernel>> {
+        Kernel::all(&self.vir, &Handlers { files: &self.handler, workgroup_size: self.workgroup_size })
+    }
+}
+
 /// Builds what `options` ask for. Errors are the machine's; what is wrong with kernels is in the exit status
 /// and on stderr.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -105,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("error: --arch {other} is not an architecture of --platform: drop one of the two");
         return Ok(ExitCode::from(WRONG_USAGE));
     }
-    let kernels = match Kernel::all(&options.vir) {
+    let kernels = match options.kernels() {
         Ok(kernels) => kernels,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -183,7 +196,7 @@ fn print_plan(plan: &Plan, kernels: &[Kernel], json: bool) -> Result<()> {
     }
     for (arch, toolchain) in &plan.wanted {
         for kernel in kernels {
-            println!("{arch} {} with {}", kernel.origin().display(), toolchain.path.display());
+            println!("{arch} {}: {} with {}", kernel.origin(), kernel.name(), toolchain.path.display());
         }
     }
     Ok(())
@@ -195,10 +208,8 @@ fn build_all(compiler: &Compiler, plan: Plan, kernels: &[Kernel], options: &Opti
         plan.wanted.iter().flat_map(|(arch, _)| kernels.iter().map(move |kernel| (arch, kernel))).collect();
     let results = in_parallel(
         &jobs,
-        |(arch, kernel)| format!("{} for {arch}", kernel.origin().display()),
-        |(arch, kernel)| {
-            kernel.request(arch, |request| build(compiler, request, &kernel.stem(request), options))
-        },
+        |(arch, kernel)| format!("{}: {} for {arch}", kernel.origin(), kernel.name()),
+        |(arch, kernel)| kernel.request(arch, |request| build(compiler, kernel, request, options)),
     );
     let (mut built, mut failed) = (Vec::new(), Vec::new());
     for ((arch, kernel), result) in jobs.iter().zip(results) {
@@ -206,7 +217,7 @@ fn build_all(compiler: &Compiler, plan: Plan, kernels: &[Kernel], options: &Opti
             Ok(done) => built.push(done),
             Err(error) => failed.push(Failed {
                 arch: arch.to_string(),
-                kernel: kernel.origin().display().to_string(),
+                kernel: format!("{}: {}", kernel.origin(), kernel.name()),
                 why: format!("{error:#}"),
             }),
         }
@@ -250,17 +261,24 @@ fn in_parallel<T: Sync, R: Send>(
 }
 
 /// Builds one kernel for one architecture, and checks it where asked.
-fn build(compiler: &Compiler, request: &CompileRequest<'_>, stem: &str, options: &Options) -> Result<Built> {
+fn build(
+    compiler: &Compiler,
+    kernel: &Kernel,
+    request: &CompileRequest<'_>,
+    options: &Options,
+) -> Result<Built> {
     let code = compiler.compile(request)?;
-    let object = PrebuiltObject::new(request, &code, stem);
+    let object = kernel.row(request, &code);
     let file = options.out.join(&object.file);
     let folder = file.parent().unwrap_or(&options.out);
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     fs::write(&file, &code.image).with_context(|| format!("writing {}", file.display()))?;
     let mut checked = None;
-    if options.check {
+    if options.check
+        && let Kernel::ByHand(_) = kernel
+    {
         let toolchain = compiler.toolchain_for(request.arch)?;
-        checked = Some(check::check(stem, request.arch, &code, &toolchain, &file)?);
+        checked = Some(check::check(kernel.name(), request.arch, &code, &toolchain, &file)?);
     }
     Ok(Built { object, checked })
 }
@@ -269,8 +287,11 @@ fn build(compiler: &Compiler, request: &CompileRequest<'_>, stem: &str, options:
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
+    use std::sync::Arc;
 
     use clap::Parser;
+    use vyre::scan::{Rules, ScanOptions, Scanner};
+    use vyre_hip::OfflineBackend;
     use vyre_hip::compile::Outcome;
 
     use super::*;
@@ -290,6 +311,18 @@ while [ $# -gt 0 ]; do
 done
 cat "$source" > "$output"
 "#;
+
+    const ADD_ONE: &str = "\
+program add_one item(lane) workgroup(1, 1, 1)
+entry(opcode: u32, tenant: u32, flags: u32, ticket: u64, a0: u32, a1: u32, a2: u32, a3: u32, a4: u32, a5: u32, a6: u32,
+  a7: u32, a8: u32, a9: u32, a10: u32, a11: u32) -> (u32, u32, u64) {
+  return 3u32, 0u32, u64(a0 + 1u32);
+}
+";
+
+    fn kernels(programs: &[PathBuf]) -> Result<Vec<Kernel>> {
+        Kernel::all(programs, &Handlers { files: &[], workgroup_size: None })
+    }
 
     fn fake_compiler(room: &Path) -> PathBuf {
         let hipcc = room.join("hipcc");
@@ -313,16 +346,34 @@ cat "$source" > "$output"
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vyre-foundation/tests/files/emit");
         let program = |name: &str| files.join(name).into_os_string().into_string().expect("a plain path");
         let (barriers, plain) = (program("grid_phases.vir"), program("saxpy.vir"));
+        let handler = room.path().join("add_one.vir");
+        fs::write(&handler, ADD_ONE).expect("writes");
+        let handler = format!("0x40={}", handler.display());
         let out_text = out.to_str().expect("a plain path");
-        let line = ["", "--arch", "gfx90a,gfx1030", "--vir", &barriers, &plain, &barriers, "--out", out_text];
+        let line = [
+            "",
+            "--arch",
+            "gfx90a,gfx1030",
+            "--vir",
+            &barriers,
+            &plain,
+            &barriers,
+            "--handler",
+            &handler,
+            "--workgroup-size",
+            "512",
+            "--out",
+            out_text,
+        ];
         let options = CommandLine::parse_from(line).options;
         let mut search = Search::default();
         search.hipcc = Some(hipcc);
         let builder = compiler(search);
-        let kernels = Kernel::all(&options.vir).expect("programs");
+        let kernels = options.kernels().expect("programs");
         let plan = Plan::make(&builder, &options.arch, |_| true).expect("a plan");
         let manifest = build_all(&builder, plan, &kernels, &options);
-        assert_eq!((manifest.built.len(), manifest.failed.len()), (2 * (2 + 2 + 1), 0), "grid_phases twice");
+        // By hand, three megakernels of two kernels, grid_phases in two forms, saxpy.
+        assert_eq!((manifest.built.len(), manifest.failed.len()), (2 * (2 + 6 + 2 + 1), 0));
         write_manifest(&manifest, &options.out).expect("writes");
 
         let mut search = Search::default();
@@ -335,6 +386,29 @@ cat "$source" > "$output"
                 assert_eq!(object.image, kernel.source().as_bytes(), "{} for {arch}", kernel.name());
             }
         }
+        assert!(
+            kernels.iter().any(|kernel| kernel.source().contains("f_add_one_40(")),
+            "the handler's function"
+        );
+    }
+
+    /// Whatever `vyre scan` compiles is among what is built.
+    #[test]
+    fn the_scanner_finds_its_kernels() {
+        let kernels = kernels(&[]).expect("kernels");
+        let built: Vec<String> = kernels.iter().map(|kernel| kernel.source().to_owned()).collect();
+        let missing = Arc::new(AtomicUsize::new(0));
+        let (count, found) = (Arc::clone(&missing), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&found);
+        let backend = OfflineBackend::new(&"gfx90a".parse().expect("an architecture"), move |source| {
+            let counter = if built.iter().any(|built| built == source.source) { &counted } else { &count };
+            counter.fetch_add(1, Relaxed);
+            Ok(())
+        });
+        let rules = Rules::parse(b"a\tab+c\n").expect("rules");
+        let refused =
+            Scanner::new(Arc::new(backend), rules, ScanOptions::default()).err().expect("does not run");
+        assert_eq!((missing.load(Relaxed), found.load(Relaxed)), (0, 2), "{refused}");
     }
 
     #[test]
@@ -346,7 +420,7 @@ cat "$source" > "$output"
         let named = ["gfx90a", "sm_80", "sm_90"].map(|arch| arch.parse().expect("an architecture"));
         let plan = Plan::make(&compiler(search), &named, |_| true).expect("a plan");
         assert!(plan.lacks_compiler);
-        let planned = manifest::planned(&plan, &Kernel::all(&[]).expect("kernels"));
+        let planned = manifest::planned(&plan, &kernels(&[]).expect("kernels"));
         let archs = |list: &str| -> Vec<String> {
             let list = planned[list].as_array().expect("a list");
             let mut archs: Vec<_> =
@@ -366,8 +440,14 @@ cat "$source" > "$output"
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), "program p kernel\n").expect("writes");
         for path in [file.path(), Path::new("/no/such/file.vir")] {
-            let error = Kernel::all(&[path.to_owned()]).err().expect("no program").to_string();
+            let error = kernels(&[path.to_owned()]).err().expect("no program").to_string();
             assert_eq!(error, path.display().to_string());
+            let files = [format!("64={}", path.display()).parse().expect("a handler")];
+            let error = Kernel::all(&[], &Handlers { files: &files, workgroup_size: None });
+            assert_eq!(error.err().expect("no handler").to_string(), path.display().to_string());
+        }
+        for text in ["add_one.vir", "x=add_one.vir", "0xg=add_one.vir"] {
+            assert!(text.parse::<HandlerFile>().is_err(), "{text}");
         }
     }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use vyre::worker::process::ProcessError;
-use vyre::worker::{IsolatedBackend, IsolatedOptions, Registry, StartError};
+use vyre::worker::{IsolatedBackend, IsolatedOptions, StartError};
+use vyre::{BackendChoice, OpenOptions};
 use vyre_driver::{BackendError, BufferDesc, CompiledPipeline, DispatchConfig, LossCause, VyreBackend};
 use vyre_foundation::builder::ProgramBuilder;
 use vyre_foundation::{Axis, BufferAccess, Builtin, DataType, MemorySpace, ValidatedProgram};
@@ -29,6 +30,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_millis(50);
 /// How long a spare may take to be ready.
 const SPARE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a crash counts: longer than a trial lasts.
+const FORGIVENESS: Duration = Duration::from_secs(3600);
 /// How long a worker may take to start that never says that it has: enough to open its device.
 const START_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -37,7 +40,7 @@ pub(crate) fn worker_main() {
     let open = |config: &[u8]| -> Result<Arc<dyn VyreBackend>, BackendError> {
         Ok(Arc::new(FaultyBackend::open(config)?))
     };
-    vyre::worker::init(&Registry::new().backend(FAULTY, open));
+    vyre::worker::init(&vyre::worker_registry().backend(FAULTY, open));
 }
 
 /// What ends a worker.
@@ -100,6 +103,10 @@ pub(crate) fn add(device: &Device, repeats: u32, records: &Records, trials: &mut
     add("start::slow".to_owned(), Box::new(move || starts(ordinal, repeats, "slow")));
     let of_parent = device.clone();
     add("parent::sigkill".to_owned(), Box::new(move || parent::deaths(&of_parent, repeats)));
+    // The facade opens the first GPU.
+    if ordinal.is_none_or(|ordinal| ordinal == 0) {
+        add("fallback".to_owned(), Box::new(move || fallback(ordinal.is_some())));
+    }
     add("out_of_memory".to_owned(), Box::new(move || out_of_memory(ordinal)));
     add("session::vectors".to_owned(), Box::new(move || sessions(ordinal)));
 }
@@ -285,6 +292,35 @@ fn starts(ordinal: Option<u32>, repeats: u32, how: &str) -> Result<(), String> {
     }
     eprintln!("{how}: an error after {} (p50/max of {repeats})", middle(&mut times));
     Ok(())
+}
+
+/// A backend whose worker crashes once more than it may goes on with the host's threads, and says so.
+fn fallback(gpu: bool) -> Result<(), String> {
+    let error = |error: BackendError| describe(&error);
+    let choice = if gpu { BackendChoice::Hip } else { BackendChoice::Cpu };
+    let options = OpenOptions::new(choice).crash_budget(1, FORGIVENESS).fall_back_to_cpu(true);
+    let backend = options.open_worker().map_err(|error| describe(&error))?;
+    let program = probe()?;
+    let name = backend.identity().name.clone();
+    for crashes in 1..=2 {
+        serve(backend.as_ref(), &program, crashes)?;
+        let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        kill_process(pid.ok_or("no worker")?, Signal::ABORT).map_err(|errno| errno.to_string())?;
+        let struck = Instant::now();
+        while backend.recover().map_err(error)?.0 == u64::from(crashes) {
+            if struck.elapsed() > SPARE_DEADLINE {
+                return Err(format!("crash {crashes} was not noticed"));
+            }
+            std::thread::yield_now();
+        }
+        let fell_back = backend.last_replacement().is_some_and(|replacement| replacement.fell_back);
+        let now = &backend.identity().name;
+        let expected = if crashes == 1 { &name } else { "cpu" };
+        if fell_back != (crashes == 2) || backend.worker_pid().is_none() != fell_back || now != expected {
+            return Err(format!("after crash {crashes}: fell_back is {fell_back}, the backend {now}"));
+        }
+    }
+    serve(backend.as_ref(), &program, 3).map(drop)
 }
 
 /// What sessions must do, through a worker.

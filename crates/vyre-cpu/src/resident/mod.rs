@@ -20,16 +20,14 @@ mod worker;
 use std::sync::Arc;
 
 use vyre_driver::io_queue::DeviceIo;
-use vyre_driver::protocol::{ITEM_PARAMS, ITEM_RESULTS};
 use vyre_driver::ring::RingError;
 use vyre_driver::view::DeviceView;
 use vyre_driver::wait::{Notifier, Waiter};
 use vyre_driver::{
     BackendError, Generation, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
 };
-use vyre_foundation::{
-    BufferDecl, Granularity, MemorySpace, Program, ProgramKind, ScalarType, ValidatedProgram,
-};
+
+use vyre_foundation::ValidatedProgram;
 
 use crate::backend::{Inner, compile};
 use crate::buffers::{GENERATION, Source};
@@ -52,31 +50,7 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// Checks that the programs fit together, and compiles them.
     pub(crate) fn compile(inner: Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
-        check_item(&spec.lane, Granularity::Lane)?;
-        if let Some(workgroup) = &spec.workgroup {
-            check_item(workgroup, Granularity::Workgroup)?;
-            let bound = |program: &ValidatedProgram| -> Vec<BufferDecl> {
-                let buffers = program.program().buffers.iter();
-                buffers.filter(|decl| decl.space != MemorySpace::Workgroup).cloned().collect()
-            };
-            if bound(&spec.lane) != bound(workgroup) {
-                return Err(BackendError::invalid(
-                    "workgroup",
-                    format!("`{}` with other buffers than `{}`", name(workgroup), name(&spec.lane)),
-                    "the same declarations in the same order, workgroup memory apart",
-                ));
-            }
-        } else if let Some(opcode) = spec.workgroup_opcodes.first() {
-            let expected = "a workgroup program to run it, or no workgroup opcodes";
-            return Err(BackendError::invalid("workgroup_opcodes", opcode, expected));
-        }
-        if !spec.workgroup_opcodes.is_sorted() {
-            let got = format!("{:?}", spec.workgroup_opcodes);
-            return Err(BackendError::invalid("workgroup_opcodes", got, "a sorted list"));
-        }
-        if spec.worker_groups == 0 {
-            return Err(BackendError::invalid("worker_groups", 0, "at least one"));
-        }
+        spec.check()?;
         let compiled = |program: &Option<ValidatedProgram>| -> Result<_, BackendError> {
             program.as_ref().map(|program| compile(&inner, program).map(Arc::new)).transpose()
         };
@@ -148,29 +122,51 @@ impl ResidentPipeline for Pipeline {
     }
 }
 
-fn name(program: &ValidatedProgram) -> &str {
-    &program.program().name
-}
-
-fn check_item(program: &ValidatedProgram, granularity: Granularity) -> Result<(), BackendError> {
-    let Program { name, kind, entry, .. } = program.program();
-    let params: Vec<ScalarType> =
-        entry.locals.iter().take(entry.params as usize).map(|local| local.ty).collect();
-    if *kind != ProgramKind::Item(granularity) {
-        let expected = format!("an item of {granularity:?} granularity");
-        return Err(BackendError::invalid("program", format!("`{name}`, {kind:?}"), expected));
-    }
-    if params != ITEM_PARAMS || entry.results != ITEM_RESULTS {
-        return Err(BackendError::invalid(
-            "program",
-            format!("`{name}` from {params:?} to {:?}", entry.results),
-            "the parameters and results of an item",
-        ));
-    }
-    Ok(())
-}
-
 /// Regions that this backend cannot use.
 fn refused(error: RingError) -> BackendError {
     BackendError::invalid("regions", error, "the two regions of a session, d2h fresh and writable")
+}
+
+#[cfg(test)]
+mod tests {
+    use vyre_driver::VyreBackend as _;
+    use vyre_foundation::{text, validate};
+
+    use super::*;
+    use crate::CpuBackend;
+
+    const ITEM: &str = "\
+program p item(lane) workgroup(1, 1, 1)
+entry(o: u32, t: u32, f: u32, n: u64, a: u32, b: u32, c: u32, d: u32, e: u32, g: u32, h: u32, i: u32, j: u32, k: u32,
+  l: u32, m: u32) -> (u32, u32, u64, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32) {
+  return 3u32, 0u32, 0u64, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32, 0u32;
+}
+";
+
+    #[test]
+    fn programs_that_do_not_fit_together_are_refused() {
+        let program = |text: &str| validate(text::parse(text).expect("text")).expect("valid");
+        let (lane, workgroup) = (program(ITEM), program(&ITEM.replace("lane", "workgroup")));
+        let good = ResidentSpec {
+            lane: lane.clone(),
+            accounting: None,
+            workgroup: Some(workgroup.clone()),
+            workgroup_opcodes: vec![8, 9],
+            worker_groups: 1,
+        };
+        let compile = |spec: ResidentSpec| CpuBackend::new().compile_resident(&spec).map(drop);
+        compile(good.clone()).expect("compiles");
+        let kernel = program("program p kernel workgroup(1, 1, 1)\nentry {\n}\n");
+        for bad in [
+            ResidentSpec { lane: kernel, ..good.clone() },
+            ResidentSpec { lane: workgroup.clone(), ..good.clone() },
+            ResidentSpec { workgroup: Some(lane), ..good.clone() },
+            ResidentSpec { accounting: Some(workgroup), ..good.clone() },
+            ResidentSpec { workgroup: None, ..good.clone() },
+            ResidentSpec { workgroup_opcodes: vec![9, 8], ..good.clone() },
+            ResidentSpec { worker_groups: 0, ..good },
+        ] {
+            assert!(matches!(compile(bad), Err(BackendError::InvalidArgument { .. })));
+        }
+    }
 }

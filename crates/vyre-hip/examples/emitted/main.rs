@@ -19,10 +19,10 @@ use vyre_driver::VyreBackend;
 use vyre_foundation::ValidatedProgram;
 use vyre_hip::HipBackend;
 use vyre_hip::api::Api;
-use vyre_hip::compile::{Architecture, CompileRequest, Compiler, CompilerOptions};
+use vyre_hip::compile::{Architecture, CompileRequest, Compiler, CompilerOptions, EmittedSource};
 use vyre_hip::device::{DeviceMemory, Event, Function, LaunchConfig, Module, Stream, StreamPriority};
 use vyre_hip::emit::abi::{Arguments, Binding, Control, inline_argument};
-use vyre_hip::emit::{EmitOptions, flags, kernel};
+use vyre_hip::emit::{EmitOptions, kernel};
 use vyre_runtime::Megakernel;
 
 const OPPONENTS: &str = include_str!("../../../../kernels/bench/emitted/opponents.hip");
@@ -112,16 +112,10 @@ impl Bench<'_> {
         buffers: &[(&Arc<DeviceMemory>, u64)],
     ) -> Fallible<Ready> {
         let emitted = kernel(program, &EmitOptions::default())?;
-        let flags = flags(self.arch.platform());
-        let request = CompileRequest {
-            name: &program.program().name,
-            source: &emitted.source,
-            headers: &vyre_hip::kernels::headers_of(&emitted.source),
-            arch: &self.arch,
-            flags: &flags,
-            lines: None,
-        };
-        let module = Module::load(self.backend.context(), &self.compiler.compile(&request)?.image)?;
+        let name = &program.program().name;
+        let source = EmittedSource { name, source: &emitted.source, lines: &emitted.lines };
+        let object = source.request(&self.arch, |request| self.compiler.compile(request))?;
+        let module = Module::load(self.backend.context(), &object.image)?;
         let entry = emitted.entries.first().ok_or("no entry")?;
         let bindings: Vec<Binding> = buffers
             .iter()

@@ -13,11 +13,10 @@ use super::lane::Lane;
 use super::watchdog::Watch;
 use super::{GENERATION, Inner, compile_failed};
 use crate::DeviceError;
-use crate::compile::{CodeObject, CompileRequest};
+use crate::compile::{CodeObject, EmittedSource};
 use crate::device::{DeviceMemory, Event, Function, LaunchConfig, Module};
 use crate::emit::abi::{self, Arguments};
-use crate::emit::{self, Bindings, EmitOptions, EmittedKernel, GridBarriers, LineMap};
-use crate::kernels;
+use crate::emit::{self, Bindings, EmitError, EmitOptions, EmittedKernel, GridBarriers};
 
 /// How long a dispatch that was aborted may take to end: the kernel looks at the abort word every half a
 /// millisecond, so what has not ended by then does not look.
@@ -51,13 +50,7 @@ struct Loaded {
 
 impl Kernel {
     pub(super) fn compile(inner: &Arc<Inner>, program: &ValidatedProgram) -> Result<Kernel, BackendError> {
-        if program.program().kind != ProgramKind::Kernel {
-            return Err(BackendError::invalid(
-                "program",
-                format!("the item program `{}`", program.program().name),
-                "a kernel; items run in a megakernel",
-            ));
-        }
+        must_be_kernel(program)?;
         let native = Loaded::new(inner, program, GridBarriers::Native)?;
         let cooperates = inner.context.info().cooperative_launch;
         let whole = Some(native).filter(|native| cooperates || !native.emitted.uses_grid_barrier);
@@ -275,12 +268,10 @@ impl Loaded {
         program: &ValidatedProgram,
         grid_barriers: GridBarriers,
     ) -> Result<Loaded, BackendError> {
+        let emitted = emitted(program, grid_barriers)?;
         let name = &program.program().name;
-        let failed = |log: String| BackendError::CompileFailed { program: name.clone(), log };
-        let options = EmitOptions::default().with_grid_barriers(grid_barriers);
-        let emitted = emit::kernel(program, &options).map_err(|error| failed(error.to_string()))?;
-        let flags = emit::flags(inner.arch.platform());
-        let module = load(inner, name, &emitted.source, &emitted.lines, flags)?;
+        let source = EmittedSource { name, source: &emitted.source, lines: &emitted.lines };
+        let module = load(inner, &source)?;
         let functions: Result<_, DeviceError> =
             emitted.entries.iter().map(|entry| module.function(entry)).collect();
         let functions = functions?;
@@ -289,29 +280,44 @@ impl Loaded {
 }
 
 /// Compiles an emitted source, or finds it in the cache, and loads it.
-pub(super) fn load(
-    inner: &Inner,
-    name: &str,
-    source: &str,
-    lines: &LineMap,
-    flags: Vec<String>,
-) -> Result<Arc<Module>, BackendError> {
-    let headers = kernels::headers_of(source);
-    let lines = |line: u32| lines.path(line).map(str::to_owned);
-    let request = CompileRequest {
-        name,
-        source,
-        headers: &headers,
-        arch: &inner.arch,
-        flags: &flags,
-        lines: Some(&lines),
-    };
-    let compile = || inner.compiler.compile(&request).map_err(|error| compile_failed(name, error));
-    let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
-    let object = compile()?;
-    match load(&object) {
-        // What the cache had may be whole and yet not what this device takes.
-        Err(error) if error.is_image_refused() && inner.compiler.refuse(&object) => Ok(load(&compile()?)?),
-        loaded => Ok(loaded?),
+pub(super) fn load(inner: &Inner, source: &EmittedSource<'_>) -> Result<Arc<Module>, BackendError> {
+    source.request(&inner.arch, |request| {
+        let failed = |error| compile_failed(source.name, error);
+        let compile = || inner.compiler.compile(request).map_err(failed);
+        let load = |object: &CodeObject| Module::load(&inner.context, &object.image);
+        let object = compile()?;
+        match load(&object) {
+            // What the cache had may be whole and yet not what this device takes.
+            Err(error) if error.is_image_refused() && inner.compiler.refuse(&object) => {
+                Ok(load(&compile()?)?)
+            }
+            loaded => Ok(loaded?),
+        }
+    })
+}
+
+/// Refuses item programs.
+pub(super) fn must_be_kernel(program: &ValidatedProgram) -> Result<(), BackendError> {
+    if program.program().kind == ProgramKind::Kernel {
+        return Ok(());
     }
+    Err(BackendError::invalid(
+        "program",
+        format!("the item program `{}`", program.program().name),
+        "a kernel; items run in a megakernel",
+    ))
+}
+
+/// Emits one form of a kernel.
+pub(super) fn emitted(
+    program: &ValidatedProgram,
+    grid_barriers: GridBarriers,
+) -> Result<EmittedKernel, BackendError> {
+    emit::kernel(program, &EmitOptions::default().with_grid_barriers(grid_barriers))
+        .map_err(|error| refused(program, &error))
+}
+
+/// The emitter does not take a program.
+pub(super) fn refused(program: &ValidatedProgram, error: &EmitError) -> BackendError {
+    BackendError::CompileFailed { program: program.program().name.clone(), log: error.to_string() }
 }

@@ -3,6 +3,7 @@
 //! * `memory`: what a buffer is made of;
 //! * `lane`: what one dispatch needs beside its kernel, kept for the next one;
 //! * `kernel`: compiling a program, and running it;
+//! * `offline`: compiling for a GPU that is elsewhere;
 //! * `resident`: keeping a kernel resident, fed live;
 //! * `watchdog`: aborting what runs past its deadline.
 //!
@@ -12,6 +13,7 @@
 mod kernel;
 mod lane;
 mod memory;
+mod offline;
 mod resident;
 mod watchdog;
 
@@ -33,6 +35,7 @@ use crate::device::{Context, DeviceInfo};
 use kernel::Kernel;
 use lane::Lanes;
 use memory::Memory;
+pub use offline::OfflineBackend;
 use resident::Pipeline;
 use watchdog::Watchdog;
 
@@ -167,7 +170,9 @@ pub(crate) fn compile_failed(program: &str, error: CompileError) -> BackendError
     if error.is_missing_compiler() {
         return unsupported(error);
     }
-    BackendError::CompileFailed { program: program.to_owned(), log: error.to_string() }
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+    let log = causes.fold(error.to_string(), |log, cause| format!("{log}: {cause}"));
+    BackendError::CompileFailed { program: program.to_owned(), log }
 }
 
 impl VyreBackend for HipBackend {

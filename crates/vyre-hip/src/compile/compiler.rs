@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::command::{arguments, build};
 use super::error::MissingObject;
 use super::hash::{Fields, hex};
-use super::prebuilt::Prebuilt;
+use super::prebuilt::{self, Prebuilt, PrebuiltObject};
 use super::store::{About, Entry, Loaded, Store, VERSION, replace_file};
 use super::toolchain::{ANSWER, Kind, Toolchain, identify, variables_that_matter};
 use super::{
@@ -100,6 +100,16 @@ impl Compiler {
             };
             CompileError::NotPrebuilt { missing: Box::new(missing), source: Box::new(error) }
         })
+    }
+
+    /// Compiles an emitted source, and adds the code object to a folder of what is built for elsewhere.
+    pub(crate) fn compile_into(
+        &self,
+        folder: &Path,
+        request: &CompileRequest<'_>,
+    ) -> Result<(), CompileError> {
+        let object = self.compile(request)?;
+        prebuilt::add(folder, &PrebuiltObject::of_emitted(request, &object), &object.image)
     }
 
     fn find(
@@ -215,7 +225,7 @@ impl Compiler {
     }
 
     /// The folder of the cache; none where there is no cache.
-    pub fn cache_dir(&self) -> Option<&std::path::Path> {
+    pub fn cache_dir(&self) -> Option<&Path> {
         self.options.cache_dir.as_deref()
     }
 

@@ -48,8 +48,9 @@ impl fmt::Display for MissingObject {
         let Self { name, arch, folder, source_digest, why } = self;
         write!(
             f,
-            "{} has no code object of `{name}` for {arch}, source {source_digest}: {why}; build it by `cargo xtask \
-             build-kernels --arch {arch}` where a compiler is (`--vir FILE` for a program), or install one here",
+            "{} has no code object of `{name}` for {arch}, source {source_digest}: {why}; build it where a compiler is, \
+             by `cargo xtask build-kernels --arch {arch}` (`--vir FILE` for a program, `--handler OPCODE=FILE` or a \
+             program of yours on `vyre_hip::OfflineBackend` for a megakernel), or install one here",
             folder.display()
         )
     }

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::emit::{self, EmittedKernel};
+use crate::emit::{self, LineMap};
 use crate::kernels;
 
 pub use crate::api::Platform;
@@ -71,24 +71,6 @@ pub struct CompileRequest<'a> {
 }
 
 impl CompileRequest<'_> {
-    /// Lends the request for an emitted kernel, as the backend makes it: what is built from it is what the backend
-    /// looks for.
-    pub fn of_emitted<R>(
-        name: &str,
-        emitted: &EmittedKernel,
-        arch: &Architecture,
-        with: impl FnOnce(&CompileRequest<'_>) -> R,
-    ) -> R {
-        with(&CompileRequest {
-            name,
-            source: &emitted.source,
-            headers: &kernels::headers_of(&emitted.source),
-            arch,
-            flags: &emit::flags(arch.platform()),
-            lines: Some(&|line| emitted.lines.path(line).map(str::to_owned)),
-        })
-    }
-
     /// blake3 of all that the code object is made from, in hexadecimal: source, headers and flags. Compiler and
     /// architecture are not in it.
     pub fn source_digest(&self) -> String {
@@ -108,6 +90,31 @@ impl fmt::Debug for CompileRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, arch, flags, .. } = self;
         write!(f, "CompileRequest {{ name: {name:?}, arch: {arch}, flags: {flags:?}, .. }}")
+    }
+}
+
+/// A source as the emitter wrote it, or one over the same headers.
+#[derive(Clone, Copy, Debug)]
+pub struct EmittedSource<'a> {
+    /// The program's name.
+    pub name: &'a str,
+    /// The HIP C++ text.
+    pub source: &'a str,
+    /// The statement that a line stems from.
+    pub lines: &'a LineMap,
+}
+
+impl EmittedSource<'_> {
+    /// Lends what a compiler is asked for it: the one way to ask, so that what was built elsewhere is found.
+    pub fn request<R>(&self, arch: &Architecture, with: impl FnOnce(&CompileRequest<'_>) -> R) -> R {
+        with(&CompileRequest {
+            name: self.name,
+            source: self.source,
+            headers: &kernels::headers_of(self.source),
+            arch,
+            flags: &emit::flags(arch.platform()),
+            lines: Some(&|line| self.lines.path(line).map(str::to_owned)),
+        })
     }
 }
 

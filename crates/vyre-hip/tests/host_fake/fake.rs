@@ -161,11 +161,13 @@ extern "C" fn device_get(place: *mut c_int, ordinal: c_int) -> Status {
 extern "C" fn device_name(place: *mut c_char, _: c_int, _: c_int) -> Status {
     call("device_name", |_| text(place, c"Fake"))
 }
-/// Shared memory: 48 KiB, 64 KiB on request (by either vendor's numbers); otherwise 1024 of everything.
+/// Shared memory: 48 KiB, 64 KiB on request (by either vendor's numbers). AMD's waves: 64 lanes. Otherwise 1024 of
+/// everything.
 extern "C" fn device_attribute(place: *mut c_int, attribute: c_uint, _: c_int) -> Status {
     let value = match attribute {
         8 | 74 => 48 << 10,
         75 | 97 => 64 << 10,
+        87 => 64,
         _ => 1024,
     };
     call("device_attribute", |_| put(place, value))

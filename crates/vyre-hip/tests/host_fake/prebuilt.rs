@@ -4,17 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
-use vyre_driver::{BackendError, CompiledPipeline, VyreBackend as _};
-use vyre_foundation::{ValidatedProgram, text, validate};
-use vyre_hip::HipBackend;
+use serde_json::{Value, json};
+use vyre_driver::{BackendError, BufferDesc, CompiledPipeline, DispatchConfig, VyreBackend};
+use vyre_foundation::{DataType, Granularity, ValidatedProgram, text, validate};
 use vyre_hip::api::Platform;
 use vyre_hip::compile::{
-    CompileError, CompileRequest, Compiler, MANIFEST, MANIFEST_VERSION, Outcome, PrebuiltObject, Search,
+    CompileError, CompileRequest, Compiler, EmittedSource, MANIFEST, MANIFEST_VERSION, Outcome,
+    PrebuiltObject, Search,
 };
-use vyre_hip::emit::{self, EmitOptions, GridBarriers};
+use vyre_hip::emit::{self, EmitOptions, EmittedKernel, GridBarriers};
 use vyre_hip::gemm::Gemm;
 use vyre_hip::kernels;
+use vyre_hip::{HipBackend, OfflineBackend};
+use vyre_runtime::{Megakernel, MegakernelError, OpcodeHandler};
 
 use crate::compilers::{compiler_in, options};
 use crate::fake::{self, api};
@@ -33,6 +35,10 @@ fn program(name: &str) -> ValidatedProgram {
     validate(text::parse(&barriers).unwrap()).unwrap()
 }
 
+fn source<'a>(name: &'a str, emitted: &'a EmittedKernel) -> EmittedSource<'a> {
+    EmittedSource { name, source: &emitted.source, lines: &emitted.lines }
+}
+
 /// A folder of what a machine with a compiler built: a program in both forms, and the matrix product.
 struct Folder {
     folder: tempfile::TempDir,
@@ -48,9 +54,7 @@ impl Folder {
         for (form, stem) in [(GridBarriers::Native, "native"), (GridBarriers::Split, "split")] {
             let emitted =
                 emit::kernel(&program("twice"), &EmitOptions::default().with_grid_barriers(form)).unwrap();
-            CompileRequest::of_emitted("twice", &emitted, &arch, |request| {
-                folder.add(&compiler, request, stem)
-            });
+            source("twice", &emitted).request(&arch, |request| folder.add(&compiler, request, stem));
         }
         let source = kernels::find("gemm_f16.hip").unwrap();
         let request = CompileRequest {
@@ -133,7 +137,7 @@ fn what_is_missing_is_named() {
     let other = program("other");
     let emitted = emit::kernel(&other, &EmitOptions::default()).unwrap();
     let arch = ARCH.parse().unwrap();
-    let digest = CompileRequest::of_emitted("other", &emitted, &arch, |request| request.source_digest());
+    let digest = source("other", &emitted).request(&arch, |request| request.source_digest());
     let why = folder.refusal(&other);
     for part in [&*folder.folder.path().to_string_lossy(), &*digest, "`other`", "lists 3 others", "--vir"] {
         assert!(why.contains(part), "no {part} in: {why}");
@@ -141,7 +145,7 @@ fn what_is_missing_is_named() {
     let mut search = Search::default();
     search.prebuilt = Some(folder.at("nowhere"));
     let compiler = Compiler::new(options(search));
-    let error = CompileRequest::of_emitted("other", &emitted, &arch, |request| compiler.compile(request));
+    let error = source("other", &emitted).request(&arch, |request| compiler.compile(request));
     match error {
         Err(CompileError::NotPrebuilt { missing, source }) => {
             assert!(missing.why.contains("nowhere/manifest.json: No such file"), "{missing}");
@@ -184,4 +188,109 @@ fn what_a_loader_refuses_is_compiled_where_there_is_a_compiler() {
     backend.compile(&program("twice")).unwrap();
     let counters = backend.compiler().counters();
     assert_eq!((counters.prebuilt, counters.uncached), (1, 1));
+}
+
+/// A megakernel with handlers of either granularity: a batch kernel for each, and one kernel for sessions.
+fn megakernel(backend: Arc<dyn VyreBackend>, added: u32) -> Result<Megakernel, MegakernelError> {
+    let add = OpcodeHandler::new(0x40, "add", move |h| h.complete(h.arg(0) + added));
+    let whole = OpcodeHandler::new(0x41, "whole", |h| h.barrier()).granularity(Granularity::Workgroup);
+    Megakernel::builder(backend).handlers([add, whole]).build()
+}
+
+/// Builds a megakernel for `arch` into a folder.
+fn prebuild(folder: &Path, arch: &str) -> Arc<OfflineBackend> {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let options = options(compiler_in(elsewhere.path()));
+    let offline = Arc::new(OfflineBackend::into_folder(arch.parse().unwrap(), options, folder));
+    let megakernel = megakernel(offline.clone(), 1).unwrap();
+    offline.compile_resident(&megakernel.programs().spec(1)).map(drop).unwrap();
+    offline
+}
+
+#[test]
+fn a_megakernel_built_elsewhere_needs_no_compiler() {
+    let folder = Folder::new(ARCH);
+    prebuild(folder.folder.path(), ARCH);
+    let backend = Arc::new(folder.backend(Search::default()));
+    let megakernel = megakernel(backend.clone(), 1).unwrap();
+    // As many workgroups as the device would have resident: they are no part of the source.
+    let spec = megakernel.programs().spec(backend.capabilities().resident_workgroups);
+    backend.compile_resident(&spec).map(drop).unwrap();
+    assert_eq!(backend.compiler().counters().prebuilt, 3);
+    // What was there stays.
+    backend.compile(&program("twice")).unwrap();
+    let other = self::megakernel(backend, 2).unwrap_err();
+    let why = std::error::Error::source(&other).unwrap().to_string();
+    assert!(why.contains("no code object of `batch`") && why.contains("OfflineBackend"), "{why}");
+}
+
+#[test]
+fn building_again_replaces_and_leaves_the_rest_of_a_manifest() {
+    let folder = Folder::new(ARCH);
+    let manifest = || -> Value { serde_json::from_slice(&fs::read(folder.at(MANIFEST)).unwrap()).unwrap() };
+    let mut marked = manifest();
+    marked["built"][0]["checked"] = json!("no spills");
+    marked["skipped"] = json!([{ "arch": "gfx1", "why": "none" }]);
+    fs::write(folder.at(MANIFEST), marked.to_string()).unwrap();
+    prebuild(folder.folder.path(), ARCH);
+    prebuild(folder.folder.path(), ARCH);
+    prebuild(folder.folder.path(), "gfx1030");
+    let found = manifest();
+    let rows = found["built"].as_array().unwrap();
+    assert_eq!(rows.len(), folder.built.len() + 3 + 3);
+    assert_eq!(rows[..folder.built.len()], marked["built"].as_array().unwrap()[..]);
+    assert_eq!(found["skipped"], marked["skipped"]);
+}
+
+#[test]
+fn a_manifest_of_another_version_is_not_added_to() {
+    let folder = Folder::new(ARCH);
+    folder.write_manifest(MANIFEST_VERSION + 1);
+    let before = fs::read(folder.at(MANIFEST)).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let options = options(compiler_in(elsewhere.path()));
+    let offline = OfflineBackend::into_folder(ARCH.parse().unwrap(), options, folder.folder.path());
+    let error = offline.compile(&program("twice")).map(drop).unwrap_err().to_string();
+    for part in ["manifest.json", "another folder", &format!("version {}", MANIFEST_VERSION + 1)] {
+        assert!(error.contains(part), "no {part} in: {error}");
+    }
+    assert_eq!(fs::read(folder.at(MANIFEST)).unwrap(), before);
+}
+
+#[test]
+fn a_manifest_names_nothing_outside_of_its_folder() {
+    for file in ["/etc/hostname", "../native.co", "gfx90a/../../native.co"] {
+        let mut folder = Folder::new(ARCH);
+        folder.built[2].file = PathBuf::from(file);
+        folder.write_manifest(MANIFEST_VERSION);
+        let why = folder.refusal(&program("twice"));
+        assert!(why.contains(&format!("names the file {file},")), "{why}");
+    }
+}
+
+#[test]
+fn what_only_compiles_runs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let offline = prebuild(folder.path(), ARCH);
+    let refused = |error: BackendError| match error {
+        BackendError::Unsupported { what, remedy } => {
+            assert!(remedy.contains("VYRE_PREBUILT_DIR"), "{remedy}");
+            what
+        }
+        other => panic!("{other:?}"),
+    };
+    let buffer = offline.create_buffer(&BufferDesc::new("x", DataType::U32, 4)).unwrap();
+    offline.write_buffer(buffer, 12, &[0; 4]).unwrap();
+    assert!(offline.write_buffer(buffer, 13, &[0; 4]).is_err(), "past its end");
+    assert!(refused(offline.read_buffer(buffer, 0, &mut [0; 4]).unwrap_err()).contains("buffer"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let options = options(compiler_in(elsewhere.path()));
+    let other = OfflineBackend::into_folder(ARCH.parse().unwrap(), options, folder.path());
+    let pipeline = other.compile(&program("twice")).unwrap();
+    let ran = pipeline.dispatch(&[buffer.binding()], &DispatchConfig::new([1, 1, 1]));
+    assert!(refused(ran.unwrap_err()).contains("`twice`"));
+    match megakernel(Arc::new(other), 1).unwrap().start().map(drop) {
+        Err(MegakernelError::Backend { source, .. }) => assert!(refused(source).contains("`items`")),
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,8 +1,10 @@
 //! What every backend must compute, as data: vectors of one item each, and scenarios of several.
 //!
 //! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed;
-//! [`run_sessions`] runs the same [`VECTORS`] live; [`run_gemm`] is for those that have the matrix product.
+//! [`run_sessions`] runs the same [`VECTORS`] live, [`run_changes`] changes handlers under load; [`run_gemm`] is for
+//! those that have the matrix product.
 
+mod changes;
 mod fixture;
 mod gemm;
 mod scenarios;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use vyre_driver::VyreBackend;
 
+pub use changes::run_changes;
 pub use fixture::{
     ADD_ONE, COUNTDOWN, ECHO_OPCODE, FALL_OFF, FAULT, HUNDRED, LATE, LIMITED, NO_QUOTA, NO_WINDOW, SLOTS,
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,

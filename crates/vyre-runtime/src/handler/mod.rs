@@ -13,6 +13,7 @@
 //! refuses the megakernel by the function's name.
 
 mod builder;
+mod program;
 
 use std::fmt;
 use std::sync::Arc;

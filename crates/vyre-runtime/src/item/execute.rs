@@ -103,15 +103,15 @@ pub(crate) fn item_functions(
             function: Some(program.add_function(built.function)),
         });
     }
-    for (index, handler) in (BUILTIN_COUNTERS..).zip(handlers.iter()) {
-        let opcode = handler.opcode().wire();
+    for (index, handler) in handlers.served() {
+        let (place, opcode) = (BUILTIN_COUNTERS + index, handler.opcode().wire());
         targets.push(match handler.granularity_of() {
-            Granularity::Workgroup => Target { place: index, opcode, flags: WORKGROUP, function: None },
+            Granularity::Workgroup => Target { place, opcode, flags: WORKGROUP, function: None },
             Granularity::Lane => {
                 let built = handler_function(handler, buffers, Vec::new(), &[])?;
                 let flags = if built.ends_at_once { PACKABLE } else { 0 };
                 let function = Some(program.add_function(built.function));
-                Target { place: index, opcode, flags, function }
+                Target { place, opcode, flags, function }
             }
         });
     }
@@ -139,7 +139,7 @@ pub(crate) fn workgroup_functions(
     let external = |external: &External| (external.name.clone(), program.external(external.clone()));
     let externals: Vec<_> = handlers.externals().iter().map(external).collect();
     let mut targets = Vec::new();
-    for (index, handler) in (0_u32..).zip(handlers.iter()) {
+    for (index, handler) in handlers.served() {
         if handler.granularity_of() == Granularity::Workgroup {
             let own = declare_workgroup(program, index, handler);
             let built = handler_function(handler, buffers, own, &externals)?;

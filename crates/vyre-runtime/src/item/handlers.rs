@@ -18,6 +18,9 @@ const MAX_HANDLER_NAME: usize = 48;
 
 /// All user handlers of a megakernel, in the order of their indices: the bits of a tenant's permissions and
 /// the places of their counters.
+///
+/// A place belongs to an opcode for good. The handler of one that was removed stays in it, serves nothing, and
+/// gives way when the opcode is added again.
 #[derive(Clone, Debug, Default)]
 pub struct HandlerTable {
     handlers: Vec<OpcodeHandler>,
@@ -33,27 +36,62 @@ impl HandlerTable {
     ///
     /// A reserved or duplicate opcode, too many handlers, a name or a binding that cannot be.
     pub fn new(handlers: Vec<OpcodeHandler>) -> Result<HandlerTable, MegakernelError> {
-        if handlers.len() > MAX_HANDLERS as usize {
+        let mut table = HandlerTable::default();
+        for handler in handlers {
+            table.add(handler)?;
+        }
+        table.joined()
+    }
+
+    /// Puts another handler in the place of one.
+    pub(crate) fn replace(&mut self, handler: OpcodeHandler) -> Result<(), MegakernelError> {
+        self.remove(handler.opcode())?;
+        self.add(handler)
+    }
+
+    /// Takes the handler of an opcode out of service.
+    pub(crate) fn remove(&mut self, opcode: SlotOpcode) -> Result<(), MegakernelError> {
+        let removed = self.by_opcode.remove(&opcode.wire());
+        removed.map(drop).ok_or(MegakernelError::UnknownOpcode { opcode })
+    }
+
+    /// Adds the handler of an opcode that has none: in the place that the opcode had before, or in a new one.
+    pub(crate) fn add(&mut self, handler: OpcodeHandler) -> Result<(), MegakernelError> {
+        let opcode = handler.opcode();
+        if !opcode.is_user() {
+            return Err(MegakernelError::ReservedOpcode { opcode });
+        }
+        check_handler(&handler)?;
+        if let Some((_, first)) = self.get(opcode) {
+            let (first, second) = (first.name().to_owned(), handler.name().to_owned());
+            return Err(MegakernelError::DuplicateOpcode { opcode, first, second });
+        }
+        let known = self.handlers.iter().position(|known| known.opcode() == opcode);
+        let index = known.unwrap_or(self.handlers.len());
+        if index >= MAX_HANDLERS as usize {
             return Err(MegakernelError::InvalidGeometry {
                 what: "the number of user handlers",
-                got: handlers.len() as u64,
+                got: index as u64 + 1,
                 expected: format!("at most {MAX_HANDLERS}"),
             });
         }
-        let mut by_opcode = HashMap::with_capacity(handlers.len());
+        match self.handlers.get_mut(index) {
+            Some(place) => *place = handler,
+            None => self.handlers.push(handler),
+        }
+        self.by_opcode.insert(opcode.wire(), index as u32);
+        Ok(())
+    }
+
+    /// Joins what the handlers declare. Buffers that it had keep their order, and stay even if
+    /// no handler names them any more: whoever runs it has them.
+    pub(crate) fn joined(mut self) -> Result<HandlerTable, MegakernelError> {
         let mut bindings = Bindings::default();
         let mut externals = Vec::new();
-        for (index, handler) in (0_u32..).zip(&handlers) {
-            let opcode = handler.opcode();
-            if !opcode.is_user() {
-                return Err(MegakernelError::ReservedOpcode { opcode });
-            }
-            check_handler(handler)?;
-            if let Some(first) = by_opcode.insert(opcode.wire(), index) {
-                let first = handlers.get(first as usize).map_or("", OpcodeHandler::name).to_owned();
-                let second = handler.name().to_owned();
-                return Err(MegakernelError::DuplicateOpcode { opcode, first, second });
-            }
+        for binding in &self.bindings {
+            bindings.add(binding)?;
+        }
+        for (_, handler) in self.served() {
             for binding in handler.bindings() {
                 bindings.add(binding)?;
             }
@@ -61,22 +99,31 @@ impl HandlerTable {
                 add_external(&mut externals, handler, external)?;
             }
         }
-        Ok(HandlerTable { handlers, by_opcode, bindings: bindings.list, externals })
+        self.bindings = bindings.list;
+        self.externals = externals;
+        Ok(self)
     }
 
-    /// How many there are.
+    /// How many places there are.
     pub fn len(&self) -> usize {
         self.handlers.len()
     }
 
-    /// Whether there are none.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.handlers.is_empty()
     }
 
-    /// The handlers in the order of their indices.
+    /// The handlers in the order of their indices, removed ones included.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &OpcodeHandler> {
         self.handlers.iter()
+    }
+
+    /// The handlers that serve their opcodes, with their indices.
+    pub fn served(&self) -> impl Iterator<Item = (u32, &OpcodeHandler)> {
+        (0_u32..)
+            .zip(&self.handlers)
+            .filter(|(_, handler)| self.by_opcode.contains_key(&handler.opcode().wire()))
     }
 
     /// The handler of an opcode and its index.
@@ -102,9 +149,9 @@ impl HandlerTable {
 
     /// Opcodes whose items a whole workgroup runs, sorted.
     pub fn workgroup_opcodes(&self) -> Vec<u32> {
-        let workgroup = |handler: &&OpcodeHandler| handler.granularity_of() == Granularity::Workgroup;
-        let mut opcodes: Vec<u32> =
-            self.handlers.iter().filter(workgroup).map(|handler| handler.opcode().wire()).collect();
+        let served = self.served().map(|(_, handler)| handler);
+        let workgroup = served.filter(|handler| handler.granularity_of() == Granularity::Workgroup);
+        let mut opcodes: Vec<u32> = workgroup.map(|handler| handler.opcode().wire()).collect();
         opcodes.sort_unstable();
         opcodes
     }

@@ -143,6 +143,33 @@ impl DeviceBuffers {
         Ok(())
     }
 
+    /// Refuses bindings that are longer than the buffers of their names.
+    pub(super) fn check_lengths(&self, bindings: &[HandlerBinding]) -> Result<(), MegakernelError> {
+        let lengths = self.entries.iter().filter_map(|entry| match &entry.place {
+            Place::Device { desc, .. } => Some((&entry.name, desc.len)),
+            Place::HostToDevice { .. } => None,
+        });
+        for (name, elements) in lengths {
+            if let Some(binding) = bindings.iter().find(|binding| binding.name == *name) {
+                check_len(binding, elements)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over all buffers of another; says how many it had before.
+    pub(super) fn append(&mut self, other: &mut DeviceBuffers) -> usize {
+        let before = self.entries.len();
+        self.entries.append(&mut other.entries);
+        before
+    }
+
+    /// Gives the buffers from `at` on away.
+    pub(super) fn split_off(&mut self, at: usize) -> DeviceBuffers {
+        let entries = self.entries.split_off(at.min(self.entries.len()));
+        DeviceBuffers { backend: Arc::clone(&self.backend), entries }
+    }
+
     /// Forgets the handles of a lost device, the user's included: what comes next is the session's own.
     pub(super) fn forget(&mut self) {
         for entry in &mut self.entries {

@@ -19,7 +19,7 @@ use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause, ResidentKer
 use super::replay::Interruption;
 use super::report::RecoveryReport;
 use super::shared::{Gate, Running, Shared, lock, lock_within, ring_error};
-use crate::error::MegakernelError;
+use crate::error::{LOST, MegakernelError};
 
 /// What belongs to the current incarnation.
 pub(super) struct Control {
@@ -155,7 +155,8 @@ impl Shared {
         let built = self.pipeline.current();
         let kernel = built.parts.start(request).map_err(MegakernelError::backend("start the kernel"))?;
         self.generation.store(built.generation.0, Ordering::Relaxed);
-        self.starts.fetch_add(1, Ordering::Relaxed);
+        let number = self.starts.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        self.note("start", &[("number", number), ("generation", built.generation.0)]);
         control.kernel = Some(Arc::clone(&kernel));
         self.kernel.store(Some(Arc::new(Running(Arc::clone(&kernel)))));
         // Whatever was published while there was no kernel rang nobody's bell.
@@ -164,7 +165,7 @@ impl Shared {
     }
 
     /// Takes the kernel out, quiesced. It stays where it is if it does not leave in time.
-    fn retire(&self, control: &mut Control, deadline: Duration) -> Result<(), MegakernelError> {
+    pub(super) fn retire(&self, control: &mut Control, deadline: Duration) -> Result<(), MegakernelError> {
         let Some(kernel) = control.kernel.clone() else { return Ok(()) };
         let quiesced = match kernel.state() {
             KernelState::Running => kernel.quiesce(deadline),
@@ -175,6 +176,22 @@ impl Shared {
         // Asked again: its lease may have run out while it was quiescing.
         control.cut_short = kernel.state() == KernelState::CutShort;
         self.forget_kernel(control);
+        self.note("quiesced", &[]);
+        Ok(())
+    }
+
+    /// Takes the kernel out, quiesced, for another one to be started. One that ran a SHUTDOWN ends the session.
+    pub(super) fn retire_to_restart(
+        &self,
+        control: &mut Control,
+        deadline: Duration,
+    ) -> Result<(), MegakernelError> {
+        let kernel = control.kernel.clone();
+        self.retire(control, deadline)?;
+        if kernel.is_some_and(|kernel| kernel.state() == KernelState::ShutDown) {
+            self.end(control, Gate::ShutDown);
+            return Err(MegakernelError::SessionClosed { state: "was shut down" });
+        }
         Ok(())
     }
 
@@ -212,13 +229,14 @@ impl Shared {
             if std::mem::replace(&mut restarted, true) && control.kernel.is_some() {
                 return Ok(());
             }
-            self.retire(control, left).and_then(|()| self.relaunch(control))
+            self.retire_to_restart(control, left)?;
+            self.relaunch(control)
         })
     }
 
     /// Does something with the kernel. If the device turns out to be lost, the session's thread recovers it,
     /// and then it is done once more.
-    fn through_losses(
+    pub(super) fn through_losses(
         &self,
         deadline: Duration,
         mut act: impl FnMut(&mut Control, Duration) -> Result<(), MegakernelError>,
@@ -259,7 +277,8 @@ impl Shared {
         self.turn_over(control, true)?;
         if std::mem::take(&mut control.cut_short) {
             tracing::warn!(session = self.id, "the kernel left items unfinished");
-            let mut report = RecoveryReport::new(0, self.generation(), &Loss::fault("cut short"));
+            let mut report =
+                RecoveryReport::new(0, self.generation(), &Loss::fault("its kernel was told to leave"));
             self.sort_out(head, Interruption::CutShort, LossCause::Killed, &mut report);
             self.mark_replayed(&self.unanswered_below(head));
         }
@@ -271,7 +290,7 @@ impl Shared {
             (Gate::ShutDown | Gate::Stopping | Gate::Stopped, _) => {
                 Err(MegakernelError::SessionClosed { state: "was stopped" })
             }
-            (_, true) => Err(MegakernelError::SessionClosed { state: "lost its device" }),
+            (_, true) => Err(MegakernelError::SessionClosed { state: LOST }),
             _ => Ok(()),
         }
     }
@@ -324,6 +343,7 @@ impl Shared {
             tracing::warn!(%error, "completions of the last kernel were not saved");
         }
         self.set_gate(gate);
+        self.note("end", &[]);
         self.fail_unanswered(Fault::Abandoned, None);
         control.by_hand.clear();
     }
@@ -332,7 +352,7 @@ impl Shared {
     pub(super) fn fail_unanswered(&self, fault: Fault, report: Option<&mut RecoveryReport>) {
         let mut unanswered = Vec::new();
         self.ring.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
-        let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("none"));
+        let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("the session was stopped"));
         let report = report.unwrap_or(&mut unread);
         for ticket in unanswered {
             self.fail(ticket, fault, report);

@@ -10,7 +10,7 @@ use crate::debug_log::DebugLog;
 use crate::item::SYSTEM_BUFFERS;
 use crate::opcode::BuiltinOpcode;
 use crate::state::{BUILTIN_COUNTERS, StateLayout, header, usage_row};
-use crate::telemetry::{Occupancy, OpcodeCount, TelemetrySnapshot, TenantCount};
+use crate::telemetry::{Latency, Occupancy, OpcodeCount, TelemetrySnapshot, TenantCount};
 
 impl Shared {
     pub(super) fn telemetry(&self) -> TelemetrySnapshot {
@@ -25,7 +25,8 @@ impl Shared {
         };
         let builtin = BuiltinOpcode::ALL.into_iter();
         let builtin = builtin.map(|builtin| opcode(builtin.into(), builtin.name(), builtin.index()));
-        let handlers = (BUILTIN_COUNTERS..).zip(self.plan.handlers().iter());
+        let handlers = self.plan.handlers();
+        let handlers = (BUILTIN_COUNTERS..).zip(handlers.iter());
         let tenant = |tenant: u16| {
             let row = u32::from(tenant) * usage_row::WORDS;
             TenantCount {
@@ -48,10 +49,11 @@ impl Shared {
                 .chain(handlers.map(|(index, handler)| opcode(handler.opcode(), handler.name(), index)))
                 .collect(),
             tenants: self.plan.tenants.iter().map(|(id, _)| tenant(id)).collect(),
-            latency: self.latency.as_ref().map(|latency| latency.summary()),
+            latency: self.timing.as_ref().and_then(|timing| timing.latency.as_ref()).map(Latency::summary),
             starts: self.starts.load(Ordering::Relaxed),
             recoveries: self.recoveries.load(Ordering::Acquire),
             violations: ring.violations,
+            last_change: *lock(&self.last_change),
         }
     }
 

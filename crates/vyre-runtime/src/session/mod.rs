@@ -15,20 +15,23 @@
 //!
 //! # Rooms
 //!
-//! `shared` is the path of an item; `lifecycle` starts and stops kernels; `recover` deals with losses, `probation`
+//! `shared` is the path of an item; `lifecycle` starts and stops kernels, `change` changes handlers in between;
+//! `recover` deals with losses, `probation`
 //! with those suspected of one, `replay` decides what runs twice, `report` tells of it;
 //! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
-//! `ticket`, `measure` and `options` are what their names say. `future` and `event` are other ways to wait,
-//! `wakers` is what wakes them.
+//! `ticket`, `measure`, `observe`, `trace` and `options` are what their names say. `future` and `event` are other
+//! ways to wait, `wakers` is what wakes them.
 //!
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
 //! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
 
 mod buffers;
+mod change;
 mod event;
 mod future;
 mod lifecycle;
 mod measure;
+mod observe;
 mod options;
 mod plan;
 mod probation;
@@ -39,6 +42,7 @@ mod service;
 mod shared;
 mod start;
 mod ticket;
+mod trace;
 mod wakers;
 mod window;
 
@@ -57,10 +61,12 @@ use crate::error::MegakernelError;
 use crate::io_service::IoResource;
 use crate::state::tenant_row;
 use crate::telemetry::TelemetrySnapshot;
+use crate::trace::SessionTrace;
 
 use self::service::Service;
 use self::shared::{Gate, Shared, lock, lock_within, ring_error};
 
+pub use self::change::{HandlerChange, HandlerUpdate};
 pub use self::event::CompletionFd;
 pub use self::future::{TicketFuture, WindowFuture};
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
@@ -311,7 +317,7 @@ impl PersistentSession {
     pub fn reap(&self, mut each: impl FnMut(u64, Completion)) -> u64 {
         let shared = self.shared();
         shared.ring.reap(|ticket, completion| {
-            shared.acknowledged(ticket.position());
+            shared.acknowledged(ticket.position(), &completion);
             each(ticket.position(), completion);
         })
     }
@@ -478,6 +484,12 @@ impl PersistentSession {
     /// What the session has measured. The device's counters are as old as its last heartbeat.
     pub fn telemetry(&self) -> TelemetrySnapshot {
         self.shared().telemetry()
+    }
+
+    /// What was recorded up to now, if the options asked for a [trace](SessionOptions::trace). Also after the
+    /// session was stopped.
+    pub fn trace(&self) -> Option<SessionTrace> {
+        self.shared().trace()
     }
 
     /// What the session did about its last device loss, if it had one.

@@ -36,6 +36,7 @@ pub struct SessionOptions {
     pub(crate) arena_bytes: Option<u32>,
     pub(crate) io_entries: u32,
     pub(crate) worker_groups: Option<u32>,
+    pub(crate) reserved_handlers: u32,
     pub(crate) wait: WaitStrategy,
     pub(crate) lease: Duration,
     pub(crate) stop_deadline: Duration,
@@ -43,6 +44,8 @@ pub struct SessionOptions {
     pub(crate) probation_deadline: Duration,
     pub(crate) recovery_deadline: Duration,
     pub(crate) latency: bool,
+    pub(crate) observe: Option<String>,
+    pub(crate) trace: Option<u32>,
     pub(crate) persistent: PersistentThreadMode,
     pub(crate) recovery: Option<MegakernelRecoveryPolicy>,
     pub(crate) on_detached_fault: Option<DetachedFaultHandler>,
@@ -57,6 +60,7 @@ impl Default for SessionOptions {
             arena_bytes: None,
             io_entries: 64,
             worker_groups: None,
+            reserved_handlers: 16,
             wait: WaitStrategy::Park,
             lease: Duration::from_secs(10),
             stop_deadline: Duration::from_secs(60),
@@ -64,6 +68,8 @@ impl Default for SessionOptions {
             probation_deadline: Duration::from_secs(1),
             recovery_deadline: Duration::from_secs(60),
             latency: false,
+            observe: None,
+            trace: None,
             persistent: PersistentThreadMode::Auto,
             recovery: None,
             on_detached_fault: None,
@@ -101,6 +107,14 @@ impl SessionOptions {
     /// Workgroups to keep resident; by default as many as the backend can.
     pub fn worker_groups(mut self, groups: u32) -> SessionOptions {
         self.worker_groups = Some(groups);
+        self
+    }
+
+    /// How many handlers can be [added](super::PersistentSession::update_handlers) while the session runs, each
+    /// for an opcode that it did not have before; 16 by default, and never more than 256 with those it starts
+    /// with. Each has a word that the kernel mirrors at every heartbeat.
+    pub fn reserve_handlers(mut self, handlers: u32) -> SessionOptions {
+        self.reserved_handlers = handlers;
         self
     }
 
@@ -155,6 +169,27 @@ impl SessionOptions {
     /// items are not measured, nor those that another thread reaps before their submission has returned.
     pub fn measure_latency(mut self) -> SessionOptions {
         self.latency = true;
+        self
+    }
+
+    /// Publishes what the session measures, under this name, for `vyre top` and [`observe::list`]; off by default,
+    /// unless the environment has `VYRE_OBSERVE=1`. It costs the items nothing, and the session's own thread a
+    /// hundredth of its time at most. Without [`measure_latency`](Self::measure_latency) there is no latency in it.
+    ///
+    /// A session that is asked to and cannot is not started.
+    ///
+    /// [`observe::list`]: crate::observe::list
+    pub fn observe(mut self, name: impl Into<String>) -> SessionOptions {
+        self.observe = Some(name.into());
+        self
+    }
+
+    /// Records what happens to the session, and to its last `items` items, for
+    /// [`PersistentSession::trace`](super::PersistentSession::trace); off by default, because it reads the clock
+    /// twice for each. It keeps at least as many items as the ring has slots, rounded up to a power of two, at 24
+    /// bytes each, and [`MAX_ITEMS`](crate::trace::MAX_ITEMS) at most.
+    pub fn trace(mut self, items: u32) -> SessionOptions {
+        self.trace = Some(items);
         self
     }
 

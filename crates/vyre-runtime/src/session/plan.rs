@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use vyre_driver::layout::{RegionConfig, Section};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::SlotImage;
-use vyre_driver::{BackendError, BufferBinding, BufferDesc, PersistentThreadMode, ResidentSpec, VyreBackend};
+use vyre_driver::{BackendError, BufferBinding, BufferDesc, PersistentThreadMode, VyreBackend};
 use vyre_foundation::{BufferAccess, DataType, MemorySpace};
 
 use super::buffers::{Content, DeviceBuffers, Entry, Place, zeros};
@@ -34,11 +35,13 @@ const DEFAULT_ARENA_BYTES: u32 = 1 << 20;
 pub(super) struct SessionPlan {
     /// Where it runs.
     pub(super) backend: Arc<dyn VyreBackend>,
-    /// What runs.
-    pub(super) programs: Arc<ItemPrograms>,
+    /// What runs: other programs after a change of handlers.
+    pub(super) programs: ArcSwap<ItemPrograms>,
+    /// Invocations of a workgroup.
+    pub(super) workgroup_size_x: u32,
     /// For whom.
     pub(super) tenants: Arc<TenantTable>,
-    /// The sizes of the tables.
+    /// The sizes of the tables, with places for handlers that are yet to come.
     pub(super) layout: StateLayout,
     /// The DFA tables.
     pub(super) dfa: Arc<DfaTables>,
@@ -54,14 +57,15 @@ pub(super) struct SessionPlan {
 
 impl SessionPlan {
     /// What a session takes from a megakernel; it does not need the megakernel itself.
-    pub(super) fn of(megakernel: &Megakernel) -> SessionPlan {
+    pub(super) fn of(megakernel: &Megakernel, options: &SessionOptions) -> SessionPlan {
         let parts = megakernel.built();
         let names = megakernel.handlers().bindings().iter().map(|binding| &binding.name);
         SessionPlan {
             backend: Arc::clone(megakernel.backend()),
-            programs: Arc::clone(megakernel.programs()),
+            programs: ArcSwap::new(Arc::clone(megakernel.programs())),
+            workgroup_size_x: megakernel.workgroup_size_x(),
             tenants: Arc::clone(megakernel.tenants()),
-            layout: megakernel.layout(),
+            layout: megakernel.layout().with_reserve(options.reserved_handlers),
             dfa: Arc::clone(megakernel.dfa_tables()),
             slots: megakernel.slot_count(),
             recovery: megakernel.recovery_policy(),
@@ -71,8 +75,8 @@ impl SessionPlan {
     }
 
     /// The handlers.
-    pub(super) fn handlers(&self) -> &HandlerTable {
-        self.programs.handlers()
+    pub(super) fn handlers(&self) -> Arc<HandlerTable> {
+        Arc::clone(self.programs.load().handlers())
     }
 
     /// Refuses what cannot be a session, before anything is made.
@@ -104,16 +108,32 @@ impl SessionPlan {
         options.buffers.keys().try_for_each(|name| self.check_destination(name))
     }
 
-    /// Refuses an item that no handler runs, or that its tenant may not submit. The device checks again.
+    /// Refuses items that no handler runs, or that their tenants may not submit. The device checks again.
     #[inline]
-    pub(super) fn check_image(&self, image: &SlotImage) -> Result<(), MegakernelError> {
+    pub(super) fn check_images(&self, images: &[SlotImage]) -> Result<(), MegakernelError> {
+        let programs = self.programs.load();
+        // Most batches are of one kind.
+        let mut checked = None;
+        for image in images {
+            let kind = Some((image.tenant, image.opcode));
+            if kind != checked {
+                self.check_image(&programs, image)?;
+                // The operations in a packed slot are its own.
+                checked = kind.filter(|_| image.opcode != BuiltinOpcode::PackedSlot.wire());
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_image(&self, programs: &ItemPrograms, image: &SlotImage) -> Result<(), MegakernelError> {
         let tenant = self.tenants.get(image.tenant)?;
         let opcode = SlotOpcode::new(image.opcode);
-        self.check_opcode(tenant, image.tenant, opcode)?;
+        check_opcode(programs, tenant, image.tenant, opcode)?;
         if opcode.builtin() == Some(BuiltinOpcode::PackedSlot) {
             for op in packed::decode(&image.args)? {
-                self.check_opcode(tenant, image.tenant, op.opcode())?;
-                if !self.programs.is_packable(op.opcode()) {
+                check_opcode(programs, tenant, image.tenant, op.opcode())?;
+                if !programs.is_packable(op.opcode()) {
                     return Err(MegakernelError::MalformedDescriptor {
                         what: "packed slot",
                         problem: "an operation has no handler that can be packed",
@@ -121,22 +141,6 @@ impl SessionPlan {
                     });
                 }
             }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn check_opcode(
-        &self,
-        config: &TenantConfig,
-        tenant: u16,
-        opcode: SlotOpcode,
-    ) -> Result<(), MegakernelError> {
-        if !self.handlers().knows(opcode) {
-            return Err(MegakernelError::UnknownOpcode { opcode });
-        }
-        if !config.permits(opcode) {
-            return Err(MegakernelError::PermissionDenied { tenant, opcode });
         }
         Ok(())
     }
@@ -167,10 +171,9 @@ impl SessionPlan {
         options.slots.unwrap_or(self.slots)
     }
 
-    /// What the backend compiles.
-    pub(super) fn spec(&self, options: &SessionOptions) -> ResidentSpec {
-        let groups = options.worker_groups.unwrap_or(self.backend.capabilities().resident_workgroups);
-        self.programs.spec(groups.max(1))
+    /// Workgroups to keep resident.
+    pub(super) fn worker_groups(&self, options: &SessionOptions) -> u32 {
+        options.worker_groups.unwrap_or(self.backend.capabilities().resident_workgroups).max(1)
     }
 
     /// The regions, laid out and with the tenant table in place.
@@ -182,11 +185,11 @@ impl SessionPlan {
             tenant_bytes: u64::from(self.layout.tenants_words()) * 4,
             arena_bytes: options.arena_bytes.unwrap_or(default_arena).into(),
             io_entries: options.io_entries,
-            workers: self.spec(options).worker_groups,
+            workers: self.worker_groups(options),
             mirror_bytes: u64::from(self.mirror_words()) * 4,
         };
         let regions = SessionRegions::create(&config).map_err(ring_error("lay out the session's regions"))?;
-        let words = self.tenants.encode(self.handlers());
+        let words = self.tenants.encode(&self.handlers());
         regions
             .h2d
             .copy_in(regions.layout.tenants().offset, &to_bytes(&words))
@@ -229,14 +232,24 @@ impl SessionPlan {
             Entry::device(table(dfa, dfa_words.len() as u32), Content::HostCopy(to_bytes(dfa_words))),
         ];
         for binding in self.handlers().bindings() {
-            entries.push(if binding.name == PAYLOAD_BINDING {
-                check_payload_binding(binding)?;
-                Entry { name: binding.name.clone(), place: section(regions.layout.arena()) }
-            } else {
-                self.bound(binding, options.buffers.get(&binding.name))?
-            });
+            let to = options.buffers.get(&binding.name);
+            entries.push(self.entry(binding, to, regions.layout.arena())?);
         }
         Ok(DeviceBuffers::new(Arc::clone(&self.backend), entries))
+    }
+
+    /// What a binding is bound to.
+    pub(super) fn entry(
+        &self,
+        binding: &HandlerBinding,
+        to: Option<&BoundBuffer>,
+        arena: Section,
+    ) -> Result<Entry, MegakernelError> {
+        if binding.name != PAYLOAD_BINDING {
+            return self.bound(binding, to);
+        }
+        check_payload_binding(binding)?;
+        Ok(Entry { name: binding.name.clone(), place: section(arena) })
     }
 
     /// The buffer of one binding, bound or made of zeros.
@@ -282,6 +295,22 @@ impl SessionPlan {
     }
 }
 
+#[inline]
+fn check_opcode(
+    programs: &ItemPrograms,
+    config: &TenantConfig,
+    tenant: u16,
+    opcode: SlotOpcode,
+) -> Result<(), MegakernelError> {
+    if !programs.handlers().knows(opcode) {
+        return Err(MegakernelError::UnknownOpcode { opcode });
+    }
+    if !config.permits(opcode) {
+        return Err(MegakernelError::PermissionDenied { tenant, opcode });
+    }
+    Ok(())
+}
+
 /// Refuses fewer elements than declared.
 pub(super) fn check_len(binding: &HandlerBinding, elements: u64) -> Result<(), MegakernelError> {
     if elements >= binding.min_len.into() {
@@ -298,7 +327,7 @@ fn section(section: Section) -> Place {
     Place::HostToDevice { byte_offset: section.offset, byte_len: section.bytes }
 }
 
-fn check_payload_binding(binding: &HandlerBinding) -> Result<(), MegakernelError> {
+pub(super) fn check_payload_binding(binding: &HandlerBinding) -> Result<(), MegakernelError> {
     let fits = binding.element == DataType::U8
         && binding.space == MemorySpace::HostVisible
         && binding.access == BufferAccess::Read;

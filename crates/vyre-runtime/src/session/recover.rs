@@ -63,6 +63,7 @@ impl Recovery {
                 tracing::warn!(session = shared.id, ticket, "an item faulted the device again: quarantined");
                 shared.fail(ticket, Fault::Quarantined, &mut self.report);
                 self.report.quarantined.push(ticket);
+                shared.note("quarantined", &[("ticket", ticket)]);
                 self.suspects.retain(|suspect| *suspect != ticket);
                 self.interruptions = 0;
             }
@@ -86,6 +87,7 @@ impl Shared {
     fn recover(&self, control: &mut Control, loss: Loss, asked: Asked) -> Result<(), MegakernelError> {
         tracing::warn!(session = self.id, cause = ?loss.cause, reason = loss.reason, "device lost");
         control.lost = true;
+        lock(&self.verdicts).forget_below(self.ring.head().saturating_sub(self.ring.capacity().into()));
         let number = self.losses.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let mut recovery = Recovery {
             report: RecoveryReport::new(number, self.generation(), &loss),
@@ -127,6 +129,7 @@ impl Shared {
             number,
             recovered = report.is_recovered(),
             generation = %report.after,
+            backend = report.rebuilt_on.as_ref().map(|backend| &backend.name),
             serving_after = ?report.serving_after,
             replayed = report.replayed,
             failed = ?report.failed,
@@ -134,6 +137,7 @@ impl Shared {
             quarantined = ?report.quarantined,
             "a device loss was dealt with"
         );
+        self.note_recovery(report);
         *lock(&self.last_recovery) = Some(recovery.report);
         self.recoveries.fetch_add(u64::from(result.is_ok()), Ordering::Release);
         result
@@ -157,7 +161,7 @@ impl Shared {
         recovery.judge(self, &unanswered);
         let report = &mut recovery.report;
         report.gone_after = Some(report.noticed.elapsed());
-        (report.rebuilt_after, report.serving_after) = (None, None);
+        (report.rebuilt_after, report.rebuilt_on, report.serving_after) = (None, None, None);
         tracing::info!(session = self.id, suspects = unanswered.len(), "the old kernel is gone");
 
         let lost =
@@ -169,7 +173,7 @@ impl Shared {
         // What is submitted from here on, no kernel has seen.
         let head = *recovery.head.get_or_insert_with(|| self.ring.head());
         self.check_ending()?;
-        self.rebuild(asked)?;
+        self.rebuild(asked, &mut recovery.report)?;
         let restored = match &self.options.restore {
             None => false,
             Some(hook) => hook(&Restore { shared: self }).map(|()| true)?,
@@ -200,11 +204,14 @@ impl Shared {
     }
 
     /// Pipeline and buffers for the next generation.
-    fn rebuild(&self, asked: Asked) -> Result<(), MegakernelError> {
+    fn rebuild(&self, asked: Asked, report: &mut RecoveryReport) -> Result<(), MegakernelError> {
         let lost = self.pipeline.current().generation;
-        let spec = &self.spec;
+        let spec = self.plan.programs.load().spec(self.worker_groups);
         self.pipeline
-            .rebuild(lost, asked, |backend| backend.compile_resident(spec))
+            .rebuild(lost, asked, |backend| {
+                report.rebuilt_on = Some(backend.identity().clone());
+                backend.compile_resident(&spec)
+            })
             .map_err(MegakernelError::backend("rebuild after a device loss"))?;
         let mut buffers = lock(&self.buffers);
         // Of an attempt before this one, perhaps; those of the lost generation are gone anyway.
@@ -272,7 +279,13 @@ impl Shared {
 
     /// Ends an item in a fault, and takes that down. No kernel may be able to claim it.
     pub(super) fn fail(&self, ticket: u64, fault: Fault, report: &mut RecoveryReport) {
-        match self.ring.fail(ticket, fault) {
+        // First, for whoever waits to find it.
+        let is_new = lock(&self.verdicts).pass(ticket, &report.reason);
+        let failed = self.ring.fail(ticket, fault);
+        if is_new && !matches!(failed, Ok(true)) {
+            lock(&self.verdicts).take(ticket);
+        }
+        match failed {
             Ok(true) => report.count_failed(fault),
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, ticket, "a ticket was not failed"),

@@ -97,11 +97,11 @@ impl Shared {
         let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
         let mut faults = Vec::new();
         self.ring.for_each_unacknowledged(|ticket, image| {
-            let volatile = after == Interruption::StateLost && touches_volatile(handlers, &image);
+            let volatile = after == Interruption::StateLost && touches_volatile(&handlers, &image);
             let last = replayed.get((ticket & mask) as usize).copied();
             let convicts = after != Interruption::CutShort && cause.has_suspects();
             let again = convicts && last == Some(ticket.wrapping_add(1));
-            if ticket < head && (again || !may_replay(handlers, &image)) {
+            if ticket < head && (again || !may_replay(&handlers, &image)) {
                 faults.push((ticket, Fault::DeviceLost));
             } else if volatile {
                 faults.push((ticket, Fault::StateLost));

@@ -1,8 +1,11 @@
 //! What became of a device loss, for whoever wants to know.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vyre_driver::{Fault, Generation, Loss, LossCause};
+use vyre_driver::{BackendIdentity, Fault, Generation, Loss, LossCause};
 
 /// What a session did about a loss of its device, whether it serves again or not.
 ///
@@ -30,6 +33,9 @@ pub struct RecoveryReport {
     pub gone_after: Option<Duration>,
     /// Until pipeline and buffers were there again, and the restore hook was through.
     pub rebuilt_after: Option<Duration>,
+    /// What pipeline and buffers were made on, if they were: an isolated backend that was lost too often may have
+    /// fallen back to another one.
+    pub rebuilt_on: Option<BackendIdentity>,
     /// Until a kernel ran again for everybody: `None` if the session did not recover.
     pub serving_after: Option<Duration>,
     /// Unanswered items begun before the loss, as far as can be told, that run once more, those run alone
@@ -59,6 +65,7 @@ impl RecoveryReport {
             noticed: Instant::now(),
             gone_after: None,
             rebuilt_after: None,
+            rebuilt_on: None,
             serving_after: None,
             replayed: 0,
             failed: Vec::new(),
@@ -83,5 +90,39 @@ impl RecoveryReport {
             Some((_, count)) => *count += 1,
             None => self.failed.push((fault, 1)),
         }
+    }
+}
+
+/// Why items were ended by their session, by ticket, until somebody waits for them.
+#[derive(Default)]
+pub(super) struct Verdicts {
+    of: BTreeMap<u64, Arc<str>>,
+    /// The last reason, which is that of many.
+    last: Arc<str>,
+}
+
+impl Verdicts {
+    /// Takes a verdict down, unless there is one on this ticket. Whether there was none.
+    pub(super) fn pass(&mut self, ticket: u64, reason: &str) -> bool {
+        if *self.last != *reason {
+            self.last = reason.into();
+        }
+        match self.of.entry(ticket) {
+            Entry::Vacant(place) => {
+                place.insert(Arc::clone(&self.last));
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Takes a ticket's verdict out, if there is one.
+    pub(super) fn take(&mut self, ticket: u64) -> Option<Arc<str>> {
+        self.of.remove(&ticket)
+    }
+
+    /// Forgets tickets below one: nobody waits for them any more.
+    pub(super) fn forget_below(&mut self, ticket: u64) {
+        self.of = self.of.split_off(&ticket);
     }
 }

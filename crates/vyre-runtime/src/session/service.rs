@@ -1,9 +1,10 @@
 //! The session's own threads: one that keeps it alive, one that runs the user's handler of detached faults if
 //! there is one, one for IO once there is something to serve, and one for futures once there is one to wake.
 //!
-//! The first renews the lease, looks after the kernel, takes the mirrors over, and frees what nobody holds
-//! a ticket of. It is on nobody's path to an answer: waiters look at the completions themselves. The others
-//! exist because a handler, a read and a waker may take long, and a lease may not wait for them.
+//! The first renews the lease, looks after the kernel, takes the mirrors over, frees what nobody holds a ticket
+//! of, and publishes what the session measures, if it is observed. It is on nobody's path to an answer: waiters
+//! look at the completions themselves. The others exist because a handler, a read and a waker may take long, and
+//! a lease may not wait for them.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,10 +19,12 @@ use vyre_driver::{KernelState, Loss};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
+use super::observe::Publisher;
 use super::options::DetachedFaultHandler;
 use super::plan::to_words;
 use super::report::RecoveryReport;
 use super::shared::{Gate, Shared, lock};
+use super::trace::Sampling;
 use crate::error::MegakernelError;
 use crate::item::SYSTEM_BUFFERS;
 use crate::state::header;
@@ -51,6 +54,7 @@ impl Service {
     pub(super) fn start(
         shared: &Arc<Shared>,
         on_detached_fault: Option<DetachedFaultHandler>,
+        mut publisher: Option<Publisher>,
     ) -> Result<(), MegakernelError> {
         let reporter = match on_detached_fault {
             None => None,
@@ -68,11 +72,15 @@ impl Service {
         };
         let looked_after = Arc::clone(shared);
         let body = move || {
-            let mut running = true;
+            let (mut running, mut sampling) = (true, Sampling::default());
             while running {
                 running = !looked_after.service.stop.load(Ordering::Acquire);
                 if running {
                     looked_after.tick();
+                    looked_after.sample(&mut sampling);
+                    if let Some(publisher) = &mut publisher {
+                        publisher.tick(&looked_after);
+                    }
                 }
                 match &reporter {
                     None => looked_after.report_detached(None),

@@ -12,22 +12,24 @@ use vyre_driver::region::SharedRegion;
 use vyre_driver::ring::{Completion, RawTicket, RingError, RingProducer, SlotImage};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::{WaitStrategy, Waiter};
-use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline, ResidentSpec};
+use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline};
 
 use super::buffers::DeviceBuffers;
+use super::change::HandlerChange;
 use super::lifecycle::Control;
 use super::options::RestoreHook;
 use super::plan::SessionPlan;
 use super::replay::touches_volatile;
-use super::report::RecoveryReport;
+use super::report::{RecoveryReport, Verdicts};
 use super::service::Service;
+use super::trace::Timing;
 use super::wakers::Wakers;
 use super::window::Windows;
-use crate::error::MegakernelError;
+use crate::error::{LOST, LOST_FOR_GOOD, MegakernelError};
 use crate::io_service::IoResources;
 use crate::opcode::SlotOpcode;
 use crate::recovery::{MegakernelRecoveryPolicy, Recoverable};
-use crate::telemetry::{Latency, Totals};
+use crate::telemetry::Totals;
 
 /// Whether items may be submitted. Everything from [`Gate::Lost`] on means that nothing will claim them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,13 +67,13 @@ impl Gate {
         }
     }
 
-    const fn describe(self) -> &'static str {
+    pub(super) const fn describe(self) -> &'static str {
         match self {
             Gate::Open | Gate::StateLost => "runs",
             Gate::ShuttingDown | Gate::ShutDown => "was shut down",
             Gate::Stopping | Gate::Stopped => "was stopped",
-            Gate::Lost => "lost its device",
-            Gate::GivenUp => "lost its device for good",
+            Gate::Lost => LOST,
+            Gate::GivenUp => LOST_FOR_GOOD,
         }
     }
 }
@@ -84,7 +86,7 @@ pub(super) struct Shared {
     pub(super) id: u64,
     pub(super) plan: SessionPlan,
     pub(super) options: Settings,
-    pub(super) spec: ResidentSpec,
+    pub(super) worker_groups: u32,
     pub(super) pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
     pub(super) h2d: Arc<SharedRegion>,
     pub(super) tenants_at: u64,
@@ -94,7 +96,7 @@ pub(super) struct Shared {
     /// The device generation, for tickets.
     pub(super) generation: AtomicU64,
     pub(super) kernel: ArcSwapOption<Running>,
-    /// Held while the kernel is started, stopped or replaced. Taken before every other lock.
+    /// Held while the kernel is started, stopped or replaced. Taken before every other lock but `changing`.
     pub(super) control: Mutex<Control>,
     /// The host's end of the current incarnation's regions. Held while mirrors are taken over; taken before
     /// `buffers`.
@@ -105,14 +107,18 @@ pub(super) struct Shared {
     pub(super) wakers: Wakers,
     /// Where the current incarnation says that it has completed something.
     pub(super) completions: ArcSwap<Waiter>,
-    pub(super) latency: Option<Latency>,
+    pub(super) timing: Option<Timing>,
     pub(super) counters: Mutex<Totals>,
     pub(super) usage: Mutex<Totals>,
     pub(super) starts: AtomicU64,
     pub(super) recoveries: AtomicU64,
+    /// Held for the length of a change of handlers. Taken before `control`.
+    pub(super) changing: Mutex<()>,
+    pub(super) last_change: Mutex<Option<HandlerChange>>,
     /// Losses, recovered from or not.
     pub(super) losses: AtomicU64,
     pub(super) last_recovery: Mutex<Option<RecoveryReport>>,
+    pub(super) verdicts: Mutex<Verdicts>,
     /// Whoever holds `control` is to end the session as soon as it can: its users have stopped waiting.
     pub(super) ending: AtomicBool,
     pub(super) io: IoResources,
@@ -213,9 +219,7 @@ impl Shared {
         payloads: Option<&mut [Option<ArenaRange>]>,
         tracked: bool,
     ) -> Result<u64, MegakernelError> {
-        for image in images {
-            self.plan.check_image(image)?;
-        }
+        self.plan.check_images(images)?;
         self.publish_unchecked(images, payloads, tracked)
     }
 
@@ -240,7 +244,7 @@ impl Shared {
         tracked: bool,
         shutdown: bool,
     ) -> Result<u64, MegakernelError> {
-        let submitted_at = self.latency.as_ref().map(|latency| latency.now());
+        let submitted_at = self.timing.as_ref().map(Timing::now);
         let published = match (payloads, tracked) {
             (None, true) => self.ring.submit_batch(images).map(keep),
             (None, false) => self.ring.submit_batch_detached(images),
@@ -249,8 +253,8 @@ impl Shared {
         };
         let first = published.map_err(|error| self.submit_error(error))?;
         let tickets = first..first.wrapping_add(images.len() as u64);
-        if let (Some(latency), Some(at)) = (&self.latency, submitted_at) {
-            latency.submitted(tickets.clone(), at);
+        if let (Some(timing), Some(at)) = (&self.timing, submitted_at) {
+            timing.submitted(first, images, tracked, at);
         }
         if !tracked {
             self.note_detached();
@@ -297,7 +301,7 @@ impl Shared {
             Gate::Open => Ok(()),
             Gate::StateLost => {
                 let handlers = self.plan.handlers();
-                match images.iter().find(|image| touches_volatile(handlers, image)) {
+                match images.iter().find(|image| touches_volatile(&handlers, image)) {
                     None => Ok(()),
                     Some(image) => Err(MegakernelError::StateLost {
                         opcode: SlotOpcode::new(image.opcode),
@@ -348,8 +352,8 @@ impl Shared {
     /// The completion, if there is one, taken.
     pub(super) fn take(&self, raw: RawTicket) -> Result<Option<Completion>, MegakernelError> {
         let taken = self.ring.take_raw(raw).map_err(ring_error("take a ticket"))?;
-        if taken.is_some() {
-            self.acknowledged(raw.position());
+        if let Some(completion) = &taken {
+            self.acknowledged(raw.position(), completion);
         }
         Ok(taken)
     }
@@ -359,7 +363,7 @@ impl Shared {
     pub(super) fn wait(&self, raw: RawTicket, timeout: Duration) -> Result<Completion, MegakernelError> {
         let waited = self.ring.wait_raw(raw, self.options.wait, timeout);
         let completion = waited.map_err(ring_error("wait for a ticket"))?;
-        self.acknowledged(raw.position());
+        self.acknowledged(raw.position(), &completion);
         Ok(completion)
     }
 
@@ -374,14 +378,15 @@ impl Shared {
             None => Ok(completion),
             Some(fault) => {
                 let (ticket, code) = (raw.position(), completion.code());
-                Err(MegakernelError::Faulted { ticket, code, fault })
+                let ended_by = lock(&self.verdicts).take(ticket);
+                Err(MegakernelError::Faulted { ticket, code, fault, ended_by })
             }
         }
     }
 
-    pub(super) fn acknowledged(&self, position: u64) {
-        if let Some(latency) = &self.latency {
-            latency.acknowledged(std::iter::once(position));
+    pub(super) fn acknowledged(&self, position: u64, completion: &Completion) {
+        if let Some(timing) = &self.timing {
+            timing.acknowledged(position, completion);
         }
     }
 

@@ -4,19 +4,21 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use vyre_driver::ResidentPipeline;
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::{ProducerOptions, RingProducer};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::Waiter;
-use vyre_driver::{ResidentPipeline, ResidentSpec};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
+use super::observe::Publisher;
 use super::plan::SessionPlan;
 use super::service::Service;
 use super::shared::{Gate, Settings, Shared, lock, ring_error};
+use super::trace::Timing;
 use super::wakers::Wakers;
 use super::window::Windows;
 use super::{Handle, PersistentSession, SessionOptions};
@@ -24,7 +26,7 @@ use crate::error::MegakernelError;
 use crate::io_service::IoResources;
 use crate::megakernel::Megakernel;
 use crate::recovery::{ATTEMPTS, MegakernelRecoveryDecision, MegakernelRecoveryPolicy, Recoverable};
-use crate::telemetry::{Latency, Totals};
+use crate::telemetry::Totals;
 
 /// One for every session of this process.
 static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
@@ -48,7 +50,7 @@ impl Megakernel {
     /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
     /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
     pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
-        let plan = SessionPlan::of(self);
+        let plan = SessionPlan::of(self, &options);
         plan.check(&options)?;
         let regions = plan.regions(&options)?;
         // Nothing of a session is lost yet, so a loss costs further attempts, if the policy allows any.
@@ -58,7 +60,7 @@ impl Megakernel {
             let prepared = match attempts {
                 1 => Prepared::new(&plan, &options, &regions),
                 _ => self.recover_after_device_loss().and_then(|_| {
-                    plan = SessionPlan::of(self);
+                    plan = SessionPlan::of(self, &options);
                     Prepared::new(&plan, &options, &regions)
                 }),
             };
@@ -76,7 +78,7 @@ impl Megakernel {
 
 /// What the backend makes of a plan before anything runs.
 struct Prepared {
-    spec: ResidentSpec,
+    worker_groups: u32,
     pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
     buffers: DeviceBuffers,
 }
@@ -87,7 +89,8 @@ impl Prepared {
         options: &SessionOptions,
         regions: &SessionRegions,
     ) -> Result<Prepared, MegakernelError> {
-        let spec = plan.spec(options);
+        let worker_groups = plan.worker_groups(options);
+        let spec = plan.programs.load().spec(worker_groups);
         let pipeline =
             Recoverable::new(Arc::clone(&plan.backend), MegakernelRecoveryPolicy::Off, |backend| {
                 backend.compile_resident(&spec)
@@ -95,7 +98,7 @@ impl Prepared {
             .map_err(MegakernelError::backend("compile the item programs"))?;
         let mut buffers = plan.buffers(options, regions)?;
         buffers.create().map_err(MegakernelError::backend("make the session's buffers"))?;
-        Ok(Prepared { spec, pipeline, buffers })
+        Ok(Prepared { worker_groups, pipeline, buffers })
     }
 }
 
@@ -106,7 +109,7 @@ impl PersistentSession {
         regions: SessionRegions,
         prepared: Prepared,
     ) -> Result<PersistentSession, MegakernelError> {
-        let Prepared { spec, pipeline, buffers } = prepared;
+        let Prepared { worker_groups, pipeline, buffers } = prepared;
         let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
         let detached_faults = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::clone(&detached_faults);
@@ -119,13 +122,15 @@ impl PersistentSession {
         };
         let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
         let capacity = ring.capacity();
-        let latency = if options.latency { Some(Latency::new(capacity)?) } else { None };
+        let timing = Timing::new(&options, capacity)?;
+        let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
+        let publisher = Publisher::wanted(options.observe.as_deref(), id)?;
         let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
         let completions =
             Waiter::completion(&regions).map_err(ring_error("watch the session's completions"))?;
         let view = HostView::new(&regions).map_err(ring_error("view the session's regions"))?;
         let shared = Arc::new(Shared {
-            id: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
+            id,
             options: Settings {
                 wait: options.wait,
                 lease: options.lease,
@@ -136,7 +141,7 @@ impl PersistentSession {
                 recovery: options.recovery.unwrap_or(plan.recovery),
                 restore: options.restore,
             },
-            spec,
+            worker_groups,
             generation: AtomicU64::new(pipeline.current().generation.0),
             pipeline,
             h2d: Arc::clone(&regions.h2d),
@@ -152,13 +157,16 @@ impl PersistentSession {
             windows: Windows::default(),
             wakers: Wakers::default(),
             completions: ArcSwap::from_pointee(completions),
-            latency,
+            timing,
             counters: Mutex::new(Totals::new(plan.layout.counters_words() as usize)),
             usage: Mutex::new(Totals::new(plan.layout.usage_words() as usize)),
             starts: AtomicU64::new(0),
             recoveries: AtomicU64::new(0),
+            changing: Mutex::default(),
+            last_change: Mutex::default(),
             losses: AtomicU64::new(0),
             last_recovery: Mutex::default(),
+            verdicts: Mutex::default(),
             ending: AtomicBool::new(false),
             io: IoResources::default(),
             io_queue: Mutex::new(Arc::new(io_queue)),
@@ -179,7 +187,11 @@ impl PersistentSession {
                 None => launched?,
             }
         }
-        Service::start(&shared, options.on_detached_fault)?;
+        if let Some(publisher) = &publisher {
+            // Whoever has the session finds it published.
+            publisher.publish(&shared)?;
+        }
+        Service::start(&shared, options.on_detached_fault, publisher)?;
         Ok(session)
     }
 }

@@ -204,8 +204,12 @@ fn encoded(program: &Program) -> Result<Vec<u8>, BackendError> {
 }
 
 impl VyreBackend for IsolatedBackend {
+    /// The fallback's, once that is used.
     fn identity(&self) -> &BackendIdentity {
-        &self.shared.identity
+        match &self.shared.options.fallback {
+            Some(fallback) if self.worker_pid().is_none() => fallback.identity(),
+            _ => &self.shared.identity,
+        }
     }
 
     fn capabilities(&self) -> &Capabilities {
@@ -294,6 +298,10 @@ impl VyreBackend for IsolatedBackend {
 
     fn recover(&self) -> Result<Generation, BackendError> {
         self.shared.recover()
+    }
+
+    fn worker_pid(&self) -> Option<u32> {
+        IsolatedBackend::worker_pid(self)
     }
 }
 

@@ -149,8 +149,9 @@ impl IsolatedOptions {
         self
     }
 
-    /// What to use, in this process, once the crash budget is spent; otherwise that is final. Identity and
-    /// capabilities stay those of the worker's backend, so this one must be able to do as much. Default: nothing.
+    /// What to use, in this process, once the crash budget is spent; otherwise that is final. The identity is this
+    /// one's then; the capabilities stay those of the worker's backend, so it must be able to do as much. Default:
+    /// nothing.
     pub fn fallback(mut self, backend: Arc<dyn VyreBackend>) -> IsolatedOptions {
         self.fallback = Some(backend);
         self

@@ -36,6 +36,8 @@ pub struct Replacement {
     pub ready_after: Duration,
     /// Whether it was the warm spare.
     pub from_spare: bool,
+    /// Whether there is no new worker, and [`IsolatedOptions::fallback`](crate::IsolatedOptions::fallback) took over.
+    pub fell_back: bool,
 }
 
 /// What recovery remembers.
@@ -228,7 +230,8 @@ impl Shared {
         } else {
             self.next_worker(&mut budget)?
         };
-        if worker.identity != self.identity {
+        let fell_back = worker.pid().is_none();
+        if worker.identity != self.identity && !fell_back {
             tracing::warn!(was = ?self.identity, is = ?worker.identity, "the next worker has another device");
         }
         let generation = Generation(current.generation.0 + 1);
@@ -239,6 +242,7 @@ impl Shared {
             gone_after: gone - asked,
             ready_after: gone.elapsed(),
             from_spare,
+            fell_back,
         };
         tracing::info!(
             %generation,
@@ -248,6 +252,7 @@ impl Shared {
             gone_after = ?replacement.gone_after,
             ready_after = ?replacement.ready_after,
             from_spare,
+            fell_back,
             "a lost worker was replaced"
         );
         self.current.store(Arc::new(Incarnation::new(generation, worker)));

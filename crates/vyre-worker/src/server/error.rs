@@ -29,7 +29,9 @@ pub enum KernelError {
         source: Box<ProcessError>,
     },
     /// A process was started, and is no worker: it left, was silent too long, or does not speak the protocol.
-    #[error("worker of kernel {kernel} did not become ready; it wrote last: {stderr:?}")]
+    #[error(
+        "worker of kernel {kernel} did not become ready; it wrote last: {stderr:?}; ServerOptions::start says how long it has"
+    )]
     Handshake {
         /// The kernel's type.
         kernel: String,
@@ -48,7 +50,7 @@ pub enum KernelError {
     },
     /// Workers of this kernel failed one after another, and the next is not to be tried before the deadline.
     #[error(
-        "kernel {kernel} failed {failures} times in a row, last with: {last}; it is tried again in {wait:?}"
+        "kernel {kernel} failed {failures} times in a row, last with: {last}; it is tried again in {wait:?}: raise RunOptions::limit to wait for that"
     )]
     BackingOff {
         /// The kernel's type.
@@ -69,7 +71,9 @@ pub enum KernelError {
         source: Refusal,
     },
     /// The worker died with the request. Whether it was executed is not known.
-    #[error("kernel {kernel} died with the request: {death}; run it again only if that does no harm")]
+    #[error(
+        "kernel {kernel} died with the request: {death}; where running it twice does no harm, RunOptions::idempotent has it tried again"
+    )]
     Died {
         /// The kernel's type.
         kernel: String,
@@ -89,7 +93,9 @@ pub enum KernelError {
         source: WireError,
     },
     /// The deadline passed. A worker that had the request was killed.
-    #[error("kernel {kernel}: waited {waited:?} for {waited_for}; it wrote last: {stderr:?}")]
+    #[error(
+        "kernel {kernel}: waited {waited:?} for {waited_for}; it wrote last: {stderr:?}; raise RunOptions::limit if it needs longer"
+    )]
     Deadline {
         /// The kernel's type.
         kernel: String,
@@ -102,7 +108,7 @@ pub enum KernelError {
     },
     /// Request and room for the response do not fit into the worker's arena.
     #[error(
-        "{bytes} bytes of request and response; the arena of kernel {kernel} has {arena}: ask for a larger one"
+        "{bytes} bytes of request and response; the arena of kernel {kernel} has {arena}: raise KernelSpec::arena_bytes"
     )]
     TooLarge {
         /// The kernel's type.

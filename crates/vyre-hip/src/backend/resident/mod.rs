@@ -18,8 +18,9 @@ use vyre_driver::region::SharedRegion;
 use vyre_driver::view::DeviceView;
 use vyre_driver::{BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest};
 
-use super::kernel::load;
+use super::kernel::{load, refused};
 use super::{GENERATION, Inner};
+use crate::compile::EmittedSource;
 use crate::device::{Function, LaunchConfig, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
 use crate::emit::{self, EmittedResident};
 use kernel::{Kernel, PINNED_BYTES, Parts};
@@ -63,11 +64,10 @@ impl Grid {
 
 impl Pipeline {
     pub(super) fn compile(inner: &Arc<Inner>, spec: &ResidentSpec) -> Result<Pipeline, BackendError> {
-        spec.check()?;
+        let emitted = emitted(spec)?;
         let name = &spec.lane.program().name;
-        let emitted = emit::resident(spec)
-            .map_err(|error| BackendError::CompileFailed { program: name.clone(), log: error.to_string() })?;
-        let module = load(inner, name, &emitted.source, &emitted.lines, emit::flags(inner.arch.platform()))?;
+        let source = EmittedSource { name, source: &emitted.source, lines: &emitted.lines };
+        let module = load(inner, &source)?;
         let kernel = module.function(&emitted.kernel)?;
         let prepare = module.function(&emitted.prepare)?;
         let shape = grid(inner, spec, &emitted, &kernel)?;
@@ -94,6 +94,12 @@ impl Pipeline {
         *last = Some((Arc::clone(region), Arc::clone(&registered)));
         Ok(registered)
     }
+}
+
+/// Checks and emits the programs.
+pub(super) fn emitted(spec: &ResidentSpec) -> Result<EmittedResident, BackendError> {
+    spec.check()?;
+    emit::resident(spec).map_err(|error| refused(&spec.lane, &error))
 }
 
 /// How many workgroups do what.

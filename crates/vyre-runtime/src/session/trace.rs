@@ -1,0 +1,152 @@
+//! What a session notes about each item and about itself, if it was asked to: times for telemetry, and a trace.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use vyre_driver::ring::{Completion, SlotImage};
+use vyre_driver::view::HostView;
+
+use super::SessionOptions;
+use super::report::RecoveryReport;
+use super::shared::{Shared, lock};
+use crate::error::MegakernelError;
+use crate::opcode::BuiltinOpcode;
+use crate::state::header;
+use crate::telemetry::Latency;
+use crate::trace::{About, Recorder, SAMPLE_EVERY, Sample, SessionTrace, TracedEvent};
+
+/// What is told about items, by one reading of the clock at either end.
+pub(super) struct Timing {
+    origin: Instant,
+    pub(super) latency: Option<Latency>,
+    trace: Option<Recorder>,
+}
+
+impl Timing {
+    /// What the options ask for; `None` if they ask for nothing.
+    pub(super) fn new(options: &SessionOptions, capacity: u32) -> Result<Option<Timing>, MegakernelError> {
+        let latency = options.latency.then(|| Latency::new(capacity)).transpose()?;
+        let trace = options.trace.map(|items| Recorder::new(items, capacity)).transpose()?;
+        let wanted = latency.is_some() || trace.is_some();
+        Ok(wanted.then(|| Timing { origin: Instant::now(), latency, trace }))
+    }
+
+    /// Nanoseconds since the session's start.
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    /// Notes what was submitted at `at`.
+    #[inline]
+    pub(super) fn submitted(&self, first: u64, images: &[SlotImage], tracked: bool, at: u64) {
+        if let Some(latency) = &self.latency {
+            latency.submitted((first..).take(images.len()), at);
+        }
+        if let Some(trace) = &self.trace {
+            trace.submitted(first, images, tracked, at);
+        }
+    }
+
+    /// Notes that an answer was taken now.
+    #[inline]
+    pub(super) fn acknowledged(&self, position: u64, completion: &Completion) {
+        let at = self.now();
+        if let Some(latency) = &self.latency {
+            latency.acknowledged(position, at);
+        }
+        if let Some(trace) = &self.trace {
+            trace.acknowledged(position, completion, at);
+        }
+    }
+}
+
+/// When the device was sampled last.
+#[derive(Default)]
+pub(super) struct Sampling {
+    last: Option<Instant>,
+}
+
+impl Shared {
+    fn recorder(&self) -> Option<(&Timing, &Recorder)> {
+        let timing = self.timing.as_ref()?;
+        Some((timing, timing.trace.as_ref()?))
+    }
+
+    /// Notes something that happened to the session, if it is traced.
+    pub(super) fn note(&self, name: &'static str, detail: &[(&'static str, u64)]) {
+        let Some((timing, recorder)) = self.recorder() else { return };
+        let detail = detail.iter().map(|(name, value)| (*name, value.to_string())).collect();
+        recorder.event(TracedEvent { at: timing.now(), took: None, name, detail });
+    }
+
+    /// Notes what became of a loss: the whole of it, and its parts as far as they were reached.
+    pub(super) fn note_recovery(&self, report: &RecoveryReport) {
+        let Some((timing, recorder)) = self.recorder() else { return };
+        let nanos = |time: Duration| time.as_nanos() as u64;
+        let begin = nanos(report.noticed.saturating_duration_since(timing.origin));
+        let recovered = report.is_recovered();
+        let detail = BTreeMap::from([
+            ("cause", format!("{:?}", report.cause)),
+            ("reason", report.reason.clone()),
+            ("recovered", recovered.to_string()),
+            ("replayed", report.replayed.to_string()),
+            ("suspects", report.suspects.len().to_string()),
+            ("quarantined", format!("{:?}", report.quarantined)),
+        ]);
+        let whole = report.serving_after.map_or_else(|| timing.now().saturating_sub(begin), nanos);
+        recorder.event(TracedEvent { at: begin, took: Some(whole), name: "recovery", detail });
+        let steps = [
+            ("old kernel leaves", report.gone_after),
+            ("rebuild", report.rebuilt_after),
+            ("replay and start", report.serving_after),
+        ];
+        let mut from = 0;
+        for (name, until) in steps {
+            let Some(until) = until.map(nanos).filter(|until| *until >= from) else { break };
+            let (at, took) = (begin + from, Some(until - from));
+            recorder.event(TracedEvent { at, took, name, detail: BTreeMap::new() });
+            from = until;
+        }
+    }
+
+    /// Samples what the device says of itself, when it is time.
+    pub(super) fn sample(&self, sampling: &mut Sampling) {
+        let Some((timing, recorder)) = self.recorder() else { return };
+        if sampling.last.is_some_and(|last| last.elapsed() < SAMPLE_EVERY) {
+            return;
+        }
+        // A recovery holds it; the next tick will do.
+        let Ok(view) = self.view.try_lock().map(|view| view.clone()) else { return };
+        sampling.last = Some(Instant::now());
+        let counters = lock(&self.counters);
+        let ended = counters.get(header::DONE_COUNT).wrapping_add(counters.get(header::FAULT_COUNT));
+        drop(counters);
+        let heartbeat = view.heartbeat().unwrap_or(0);
+        recorder.sample(Sample { at: timing.now(), heartbeat, running: running(&view), ended });
+    }
+
+    /// What was recorded, if anything was to be.
+    pub(super) fn trace(&self) -> Option<SessionTrace> {
+        let (timing, recorder) = self.recorder()?;
+        let builtin = BuiltinOpcode::ALL.into_iter();
+        let builtin = builtin.map(|builtin| (builtin.wire(), builtin.name().to_owned()));
+        let handlers = self.plan.handlers();
+        let handlers = handlers.iter().map(|handler| (handler.opcode().wire(), handler.name().to_owned()));
+        let identity = self.plan.backend.identity();
+        let about = About {
+            session: self.id,
+            backend: identity.name.clone(),
+            device: identity.device.clone(),
+            names: builtin.chain(handlers).collect(),
+        };
+        Some(recorder.snapshot(self.ring.head(), timing.now(), about))
+    }
+}
+
+/// Items that workers say they run.
+fn running(view: &HostView) -> u64 {
+    let workers = view.regions().layout.config().workers;
+    let words = (0..workers).filter_map(|worker| view.in_flight(worker).ok().flatten());
+    words.map(|items| u64::from(items.count)).sum()
+}
