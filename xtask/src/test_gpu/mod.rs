@@ -8,6 +8,7 @@ mod errors;
 mod faulty;
 mod gemm;
 mod isolated;
+mod litmus;
 mod parent;
 mod programs;
 mod sessions;

@@ -13,6 +13,7 @@ use vyre_runtime::conformance::{self, SCENARIOS, VECTORS};
 use super::Device;
 use super::errors;
 use super::gemm;
+use super::litmus;
 use super::programs::{self, Data};
 use super::sessions;
 use super::trial::{Records, Verdict};
@@ -87,6 +88,7 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
         }));
     }
     sessions::add(device, records, trials);
+    litmus::add(device, records, trials);
     programs::add(device, records, trials);
     errors::add(device, records, trials);
     gemm::add(device, records, trials);
