@@ -90,11 +90,14 @@ impl Service {
                 let pipeline = self.backend.compile(&program_of(&program)?)?;
                 Ok(self.made(&self.pipelines, pipeline))
             }
-            Request::CompileResident { lane, workgroup, workgroup_opcodes, worker_groups } => {
+            Request::CompileResident { lane, workgroup, workgroup_opcodes, worker_groups, beside } => {
                 let workgroup = workgroup.map(|program| program_of(&program)).transpose()?;
                 let spec =
                     ResidentSpec { lane: program_of(&lane)?, workgroup, workgroup_opcodes, worker_groups };
-                let pipeline = self.backend.compile_resident(&spec)?;
+                let pipeline = match beside {
+                    false => self.backend.compile_resident(&spec)?,
+                    true => self.backend.prepare_resident(&spec)?,
+                };
                 Ok(self.made(&self.residents, pipeline))
             }
             Request::CreateBuffer { label, element, len, space } => {
