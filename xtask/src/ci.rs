@@ -30,7 +30,8 @@ pub(crate) enum Step {
     Consumers,
     /// The workspace type-checked for aarch64.
     Aarch64,
-    /// The kernels compiled for AMD's architectures and disassembled. Needs hipcc and a recent clang.
+    /// The kernels compiled for AMD's architectures and disassembled, and the kernel server in C++ compiled. Needs
+    /// hipcc and a recent clang.
     Kernels,
     /// The backend linked to libamdhip64, down to the answer that there is no device. Needs ROCm.
     HipLink,
@@ -96,6 +97,12 @@ fn run_step(shell: &Shell, step: Step) -> Result<()> {
         Step::Kernels => {
             if has_tool(shell, "hipcc")? {
                 cmd!(shell, "cargo xtask build-kernels --arch {ARCHITECTURES} --check").run()?;
+                cmd!(
+                    shell,
+                    "hipcc -c -O1 -std=c++17 -ffp-contract=off --offload-arch=gfx90a -Wall -Werror
+                     kernels/server/gemm_f16.cpp -o /dev/null"
+                )
+                .run()?;
             }
         }
         Step::HipLink => {

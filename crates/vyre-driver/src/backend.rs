@@ -50,7 +50,7 @@ pub trait VyreBackend: Send + Sync {
 
     /// Compiles item programs for a kernel that is to take the place of one that is resident. What cannot be done
     /// beside that one, such as loading where that waits for running kernels, is left to the first
-    /// [`ResidentPipeline::start`]; everything that is slow is not.
+    /// [`ResidentPipeline::start`]; everything that is slow is not. A backend around another one forwards this.
     fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
         self.compile_resident(spec)
     }

@@ -91,6 +91,12 @@ fn what_is_expected_of_every_backend() {
     assert_eq!(vectors, conformance::VECTORS.len());
 }
 
+fn handlers_change_under_producers() {
+    let backend: Arc<dyn VyreBackend> = Arc::new(open());
+    let changes = conformance::run_changes(&backend, 30, Duration::from_millis(10));
+    assert_eq!(changes.unwrap_or_else(|difference| panic!("{difference:?}")).len(), 30);
+}
+
 fn a_killed_worker_is_a_loss_for_every_caller_until_it_is_recovered() {
     let backend = open();
     let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 8)).expect("a buffer");
@@ -165,6 +171,7 @@ fn main() {
         rows_are_dispatched_by_one_request_however_many_they_are,
         a_session_runs_in_the_worker,
         what_is_expected_of_every_backend,
+        handlers_change_under_producers,
         a_killed_worker_is_a_loss_for_every_caller_until_it_is_recovered,
         a_worker_that_cannot_start_says_why,
         a_registered_kernel_is_served_by_this_executable,

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, options, program, signal};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit, setrlimit};
 use vyre_cpu::CpuBackend;
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
 use vyre_foundation::DataType;
 use vyre_runtime::{
-    Megakernel, OpcodeHandler, PackedOpDescriptor, PersistentSession, SessionOptions, SlotDescriptor,
+    Megakernel, MegakernelRecoveryPolicy, OpcodeHandler, PackedOpDescriptor, PersistentSession,
+    SessionOptions, SlotDescriptor,
 };
 use vyre_worker::{IsolatedBackend, IsolatedOptions};
 
@@ -409,6 +410,21 @@ fn want_of_descriptors_is_no_fault_of_the_worker() {
     });
 }
 
+fn a_worker_without_descriptors_says_so() {
+    let backend = open(options());
+    let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(pid as i32));
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), maximum: Some(3) }).expect("a lower limit");
+    let session = Megakernel::builder(Arc::new(backend))
+        .handler(OpcodeHandler::new(0x40, "add_one", |h| h.complete(h.arg(0) + 1)))
+        .recovery(MegakernelRecoveryPolicy::Off)
+        .build()
+        .expect("a megakernel")
+        .start_with(SessionOptions::new().slots(64));
+    let error = session.map(drop).expect_err("no descriptors for its regions");
+    let reason = &error.loss().unwrap_or_else(|| panic!("{error:?}")).reason;
+    assert!(reason.contains("code 71") && reason.contains("ulimit -n"), "{reason}");
+}
+
 fn main() {
     hosting::run(tests![
         want_of_descriptors_is_no_fault_of_the_worker,
@@ -425,6 +441,7 @@ fn main() {
         a_session_goes_on_in_the_next_worker,
         a_session_goes_on_in_the_fallback_and_says_so,
         what_ended_an_item_is_in_its_error,
+        a_worker_without_descriptors_says_so,
         a_kernel_says_without_being_asked_that_its_worker_is_gone,
         dropping_the_backend_ends_its_processes,
     ]);

@@ -52,6 +52,7 @@ fn main() -> std::process::ExitCode {
         trial("starts_back_off_after_failures", starts_back_off_after_failures),
         trial("a_one_shot_answers_and_says_how_it_failed", a_one_shot_answers_and_says_how_it_failed),
         trial("closing_leaves_nothing_behind", closing_leaves_nothing_behind),
+        trial("closing_ends_workers_that_are_starting", closing_ends_workers_that_are_starting),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -479,11 +480,17 @@ fn a_rebuilt_executable_gets_a_new_worker() -> Outcome {
     let folder = tempfile::tempdir()?;
     let (path, next) = (folder.path().join("kernel"), folder.path().join("next"));
     let own = std::env::current_exe()?;
-    std::fs::copy(&own, &path)?;
+    // By a process of its own: a file that this one has open for writing is in its children for a moment, and cannot
+    // be run then.
+    let copy = |to: &Path| {
+        let copied = std::process::Command::new("cp").args([own.as_path(), to]).status();
+        copied.map(|status| assert!(status.success()))
+    };
+    copy(&path)?;
     let kernel = KernelSpec::new("kernel", &path);
     let pid = pid_of(&server, &kernel)?;
     assert_eq!(pid_of(&server, &kernel)?, pid);
-    std::fs::copy(&own, &next)?;
+    copy(&next)?;
     std::fs::rename(&next, &path)?;
     assert_ne!(pid_of(&server, &kernel)?, pid);
     eventually("the old one is gone", || !exists(pid) && server.stats().processes == 1)
@@ -564,5 +571,21 @@ fn closing_leaves_nothing_behind() -> Outcome {
     let answer = held.caller.join().map_err(|_| "panic")?;
     assert!(matches!(&answer, Err(KernelError::Died { death, .. }) if death.by_us), "{answer:?}");
     assert_eq!(third.stats().processes, 0);
+    Ok(())
+}
+
+fn closing_ends_workers_that_are_starting() -> Outcome {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let folder = tempfile::tempdir()?;
+    let started = folder.path().join("started");
+    let kernel = raw(&format!("silent-after:{}", started.display()));
+    let server = Arc::new(server(|options| options.start = NEVER)?);
+    let (runner, closer) = (Arc::clone(&server), Arc::clone(&server));
+    let caller = thread::spawn(move || runner.run(&kernel, b"", 4096, RunOptions::limit(NEVER)).map(drop));
+    eventually("a process", || started.exists())?;
+    let (said, closed) = std::sync::mpsc::channel();
+    thread::spawn(move || said.send(closer.close(NEVER)));
+    assert!(closed.recv_timeout(Duration::from_secs(20))?, "a process is left");
+    assert!(matches!(caller.join().map_err(|_| "it panicked")?, Err(KernelError::Closed)));
     Ok(())
 }

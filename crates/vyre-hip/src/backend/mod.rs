@@ -36,7 +36,7 @@ use kernel::Kernel;
 use lane::Lanes;
 use memory::Memory;
 pub use offline::OfflineBackend;
-use resident::Pipeline;
+use resident::{Pipeline, Prepared};
 use watchdog::Watchdog;
 
 /// The only incarnation of a device in one process.
@@ -194,6 +194,10 @@ impl VyreBackend for HipBackend {
 
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
         Ok(Arc::new(Pipeline::compile(&self.inner, spec)?))
+    }
+
+    fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        Ok(Arc::new(Prepared::compile(&self.inner, spec)?))
     }
 
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {

@@ -217,6 +217,10 @@ fn a_megakernel_built_elsewhere_needs_no_compiler() {
     let spec = megakernel.programs().spec(backend.capabilities().resident_workgroups);
     backend.compile_resident(&spec).map(drop).unwrap();
     assert_eq!(backend.compiler().counters().prebuilt, 3);
+    // To take the place of a kernel that runs: not loaded beside it.
+    let loaded = fake::calls("module");
+    backend.prepare_resident(&spec).map(drop).unwrap();
+    assert_eq!((backend.compiler().counters().prebuilt, fake::calls("module")), (4, loaded));
     // What was there stays.
     backend.compile(&program("twice")).unwrap();
     let other = self::megakernel(backend, 2).unwrap_err();

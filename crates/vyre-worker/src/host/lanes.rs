@@ -15,7 +15,7 @@ use crate::wire::{Channel, Fds, Frame, MAX_PAYLOAD, WireError};
 
 /// Exit code after a frame or a message that is none.
 pub(crate) const EXIT_PROTOCOL: i32 = 65;
-/// Exit code when the host has no thread or no socket.
+/// Exit code when the host has no thread, socket or descriptor.
 pub(crate) const EXIT_SYSTEM: i32 = 71;
 /// Exit code after a panic of the hosted backend.
 pub(crate) const EXIT_PANIC: i32 = 101;
@@ -73,6 +73,12 @@ impl Host {
         let run = || Lane { host: self, channel, first, held: Vec::new() }.run();
         match panic::catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => {}
+            Ok(Err(LaneError::Wire(WireError::Os { call, source }))) => {
+                eprintln!(
+                    "vyre-worker: {call}: {source}; raise the limit on open files (ulimit -n), or free memory"
+                );
+                std::process::exit(EXIT_SYSTEM);
+            }
             Ok(Err(error)) => {
                 eprintln!("vyre-worker: {error}; the parent and this process are not of one version");
                 std::process::exit(EXIT_PROTOCOL);

@@ -17,7 +17,7 @@ use vyre_foundation::{DataType, MemorySpace};
 use super::failure::Failure;
 
 /// Version of the messages on this page and of the status page.
-pub(crate) const HOST_VERSION: u32 = 1;
+pub(crate) const HOST_VERSION: u32 = 2;
 
 /// Bytes of a request or an answer at most.
 pub(crate) const MAX_MESSAGE: u64 = 64 << 20;
@@ -68,6 +68,8 @@ pub(crate) enum Request {
         workgroup: Option<Vec<u8>>,
         workgroup_opcodes: Vec<u32>,
         worker_groups: u32,
+        /// Whether it is to take the place of a kernel that is resident.
+        beside: bool,
     },
     CreateBuffer {
         label: String,

@@ -186,7 +186,6 @@ fn open(registry: &Registry, hello: &Hello, arena: OwnedFd) -> Result<Arc<Servic
     let HostConfig { strict, backend } = message::decode(&hello.config).map_err(|error| start(&error))?;
     let backend = open(&backend).map_err(|error| start(&error))?;
     if strict {
-        keep_heaps();
         sandbox::enter(Sandbox::Strict).map_err(|error| start(&error))?;
     }
     Ok(Arc::new(Service::new(backend, arena)))
@@ -194,15 +193,4 @@ fn open(registry: &Registry, hello: &Hello, arena: OwnedFd) -> Result<Arc<Servic
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// Before glibc's allocator makes a thread's heap smaller for the first time, it opens
-/// /proc/sys/vm/overcommit_memory, which a strict sandbox answers with the end of the process. So heaps, of 64 MiB
-/// at most, are never made smaller; large blocks are not in them, and go back to the system all the same.
-fn keep_heaps() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets a number that the allocator reads; it may be called at any time.
-    unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-    }
 }

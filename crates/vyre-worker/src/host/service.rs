@@ -90,7 +90,14 @@ impl Service {
                 let pipeline = self.backend.compile(&program_of(&program)?)?;
                 Ok(self.made(&self.pipelines, pipeline))
             }
-            Request::CompileResident { lane, accounting, workgroup, workgroup_opcodes, worker_groups } => {
+            Request::CompileResident {
+                lane,
+                accounting,
+                workgroup,
+                workgroup_opcodes,
+                worker_groups,
+                beside,
+            } => {
                 let optional =
                     |program: Option<Vec<u8>>| program.map(|program| program_of(&program)).transpose();
                 let spec = ResidentSpec {
@@ -100,7 +107,10 @@ impl Service {
                     workgroup_opcodes,
                     worker_groups,
                 };
-                let pipeline = self.backend.compile_resident(&spec)?;
+                let pipeline = match beside {
+                    false => self.backend.compile_resident(&spec)?,
+                    true => self.backend.prepare_resident(&spec)?,
+                };
                 Ok(self.made(&self.residents, pipeline))
             }
             Request::CreateBuffer { label, element, len, space } => {

@@ -164,13 +164,22 @@ impl Shared {
 
     /// Compiles in the current worker, unless that was done ahead of time.
     fn compile(self: &Arc<Shared>, request: Request) -> Result<Made, BackendError> {
+        self.compile_as(request, None)
+    }
+
+    /// The same by a request of its own. A spare, and a later worker, compile as `request` says.
+    fn compile_as(
+        self: &Arc<Shared>,
+        request: Request,
+        instead: Option<Request>,
+    ) -> Result<Made, BackendError> {
         let incarnation = self.alive()?;
         let worker = &incarnation.worker;
         worker.release();
         let request = Arc::new(request);
         let number = match worker.take_prepared(&request) {
             Some(number) => number,
-            None => match worker.call(&request, &[]) {
+            None => match worker.call(instead.as_ref().unwrap_or(&request), &[]) {
                 Ok(Reply::Made(number)) => number,
                 other => return Err(worker.unexpected(other)),
             },
@@ -203,6 +212,20 @@ fn encoded(program: &Program) -> Result<Vec<u8>, BackendError> {
         .map_err(|error| BackendError::invalid("program", error, "a program that has a wire form"))
 }
 
+fn resident(spec: &ResidentSpec, beside: bool) -> Result<Request, BackendError> {
+    let optional = |program: &Option<ValidatedProgram>| {
+        program.as_ref().map(|program| encoded(program.program())).transpose()
+    };
+    Ok(Request::CompileResident {
+        lane: encoded(spec.lane.program())?,
+        accounting: optional(&spec.accounting)?,
+        workgroup: optional(&spec.workgroup)?,
+        workgroup_opcodes: spec.workgroup_opcodes.clone(),
+        worker_groups: spec.worker_groups,
+        beside,
+    })
+}
+
 impl VyreBackend for IsolatedBackend {
     /// The fallback's, once that is used.
     fn identity(&self) -> &BackendIdentity {
@@ -226,17 +249,13 @@ impl VyreBackend for IsolatedBackend {
     }
 
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
-        let optional = |program: &Option<ValidatedProgram>| {
-            program.as_ref().map(|program| encoded(program.program())).transpose()
-        };
-        let request = Request::CompileResident {
-            lane: encoded(spec.lane.program())?,
-            accounting: optional(&spec.accounting)?,
-            workgroup: optional(&spec.workgroup)?,
-            workgroup_opcodes: spec.workgroup_opcodes.clone(),
-            worker_groups: spec.worker_groups,
-        };
-        Ok(Arc::new(CompiledResident(self.shared.compile(request)?)))
+        Ok(Arc::new(CompiledResident(self.shared.compile(resident(spec, false)?)?)))
+    }
+
+    fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        // A spare has no kernel to be beside of.
+        let (alone, beside) = (resident(spec, false)?, resident(spec, true)?);
+        Ok(Arc::new(CompiledResident(self.shared.compile_as(alone, Some(beside))?)))
     }
 
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {

@@ -178,8 +178,15 @@ impl Drop for Kernel {
         let released = reaped.and_then(|()| {
             self.worker().call(&Request::ReleaseKernel { kernel: self.number }, &[]).map(drop)
         });
-        if let Err(error) = released {
-            tracing::warn!(%error, "a kernel was dropped with its worker");
+        match released {
+            Ok(()) => {}
+            Err(error) if error.is_device_loss() => {
+                tracing::warn!(%error, "a kernel was dropped with its worker")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a dropped kernel runs on in its worker until its lease is over or it is asked again");
+                self.worker().release_later(Request::ReleaseKernel { kernel: self.number });
+            }
         }
     }
 }

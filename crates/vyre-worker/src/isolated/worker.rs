@@ -44,8 +44,8 @@ pub(super) struct Worker {
     given_up: OnceLock<Loss>,
     /// What was compiled ahead of time, for who asks first.
     prepared: Mutex<Vec<(Weak<Request>, u64)>>,
-    /// Numbers that nobody uses any more, to be let go with the next compilation.
-    released: Mutex<Vec<u64>>,
+    /// What lets go of things that nobody uses any more, with the next compilation.
+    released: Mutex<Vec<Request>>,
     pub(super) kernels: Mutex<Vec<Weak<Kernel>>>,
     limits: Limits,
 }
@@ -71,7 +71,7 @@ pub(super) struct Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        lock(&self.worker.released).push(self.number);
+        self.worker.release_later(Request::ReleasePipeline { pipeline: self.number });
     }
 }
 
@@ -395,22 +395,24 @@ impl Worker {
         Some(prepared.swap_remove(place).1)
     }
 
+    /// Has something let go of with the next compilation.
+    pub(super) fn release_later(&self, request: Request) {
+        lock(&self.released).push(request);
+    }
+
     /// Lets go of what was dropped since the last time.
     pub(super) fn release(&self) {
         let mut released = std::mem::take(&mut *lock(&self.released));
         lock(&self.prepared).retain(|(request, number)| {
             let used = request.strong_count() > 0;
             if !used {
-                released.push(*number);
+                released.push(Request::ReleasePipeline { pipeline: *number });
             }
             used
         });
-        for pipeline in released {
-            if self.call(&Request::ReleasePipeline { pipeline }, &[]).is_err() {
-                // Tried again, unless the worker is lost, and the pipeline with it.
-                lock(&self.released).push(pipeline);
-            }
-        }
+        // What fails is tried again, unless the worker is lost, and all it had with it.
+        released.retain(|request| self.call(request, &[]).is_err());
+        lock(&self.released).extend(released);
     }
 
     /// An idle lane, or a new one. Where none can be made, the caller waits for one of the others.

@@ -153,8 +153,8 @@ impl KernelServer {
         self.pool.stats()
     }
 
-    /// Takes no more requests, asks idle workers to leave, waits for busy ones until `limit` is over, then kills
-    /// what is left. Whether every process is gone.
+    /// Takes no more requests, asks idle workers to leave, ends those that are still starting, waits for busy ones
+    /// until `limit` is over, then kills what is left. Whether every process is gone.
     pub fn close(&self, limit: Duration) -> bool {
         self.pool.close(options::until(Instant::now(), limit))
     }

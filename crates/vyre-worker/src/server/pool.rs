@@ -66,12 +66,13 @@ impl Pool {
     ) -> Result<Worker, KernelError> {
         let mut state = self.state();
         loop {
+            // First, as closing ends the process that this caller waits for.
+            if state.closed {
+                return Err(KernelError::Closed);
+            }
             if let Some(error) = waiter.failure.get() {
                 let source = Arc::clone(error);
                 return Err(KernelError::NotStarted { kernel: key.spec.kernel().to_owned(), source });
-            }
-            if state.closed {
-                return Err(KernelError::Closed);
             }
             let again = match state.step(key, waiter, &self.options) {
                 Step::Take(worker) => {
@@ -235,9 +236,11 @@ impl Pool {
         }
     }
 
-    /// Asks all to leave, waits for those that are busy until `until`, then kills. Whether all are gone.
+    /// Asks all to leave, kills those that are starting, waits for those that are busy until `until`, then kills.
+    /// Whether all are gone.
     pub(super) fn close(self: &Arc<Self>, until: Instant) -> bool {
-        let idle = self.state().close();
+        let (idle, starting) = self.state().close();
+        starting.iter().for_each(|process| process.kill());
         self.housekeeping.notify_all();
         self.reap(idle, true);
         if self.empty_by(until) {

@@ -1,7 +1,7 @@
 //! Who has which worker, who waits for one, and what is to be started or given up: decisions only. Nothing here
 //! makes a system call, so the lock around it is held for as long as a few table look-ups take.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, OnceLock, Weak};
 use std::time::Instant;
 
@@ -17,6 +17,8 @@ pub(super) struct State {
     entries: HashMap<Key, Entry>,
     /// All processes, to end them when the pool closes; by worker id.
     pub(super) alive: HashMap<u64, Weak<Process>>,
+    /// Those of them that are no workers yet.
+    starting: HashSet<u64>,
     /// Processes that exist, or are about to, or are being reaped.
     pub(super) processes: usize,
     /// Those of them that are being reaped: room to come.
@@ -131,6 +133,7 @@ impl State {
             entry.starting += 1;
             self.processes += 1;
             let id = self.next_number();
+            self.starting.insert(id);
             self.wake();
             return Step::Start(id);
         }
@@ -166,6 +169,7 @@ impl State {
     /// A process became a worker. None: it is the pool's; some: the pool closed meanwhile.
     pub(super) fn started(&mut self, key: &Key, worker: Worker) -> Option<Worker> {
         self.stats.started += 1;
+        self.starting.remove(&worker.id);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.starting -= 1;
         }
@@ -183,6 +187,7 @@ impl State {
         self.stats.not_started += 1;
         self.processes -= 1;
         self.alive.remove(&id);
+        self.starting.remove(&id);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.starting -= 1;
             entry.live -= 1;
@@ -283,9 +288,10 @@ impl State {
         old
     }
 
-    /// Nobody gets a worker any more.
-    pub(super) fn close(&mut self) -> Vec<Worker> {
+    /// Nobody gets a worker any more. The idle ones, and the processes that nobody waits for to become one.
+    pub(super) fn close(&mut self) -> (Vec<Worker>, Vec<Arc<Process>>) {
         self.closed = true;
+        let starting = self.starting.iter().filter_map(|id| self.alive.get(id)?.upgrade()).collect();
         let mut idle = Vec::new();
         for entry in self.entries.values_mut() {
             entry.live -= entry.idle.len();
@@ -293,7 +299,7 @@ impl State {
             entry.queue.iter().for_each(|waiter| waiter.changed.notify_one());
         }
         self.reaping += idle.len();
-        idle
+        (idle, starting)
     }
 
     /// When the first idle worker became so.

@@ -163,6 +163,10 @@ impl Channel {
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) {
+            // Cut off, though there was room in the frame for more: this process had none.
+            if fds.len() < MAX_FDS {
+                return Err(WireError::os("recvmsg of descriptors", Errno::MFILE));
+            }
             return Err(Malformed::Descriptors { limit: MAX_FDS as u64 }.into());
         }
         if received.flags.contains(ReturnFlags::TRUNC) {

@@ -122,8 +122,8 @@ pub enum Malformed {
         /// Its name.
         field: &'static str,
     },
-    /// More descriptors than a frame may carry, or ones that this process had no room for.
-    #[error("descriptors were cut off: more than {limit} sent, or this process has too many open")]
+    /// More descriptors than a frame may carry.
+    #[error("descriptors were cut off: more than {limit} sent")]
     Descriptors {
         /// The bound.
         limit: u64,

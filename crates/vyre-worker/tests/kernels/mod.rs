@@ -113,6 +113,12 @@ fn try_raw(behaviour: &str) -> Result<(), Box<dyn std::error::Error>> {
         "silent" => loop {
             thread::park();
         },
+        started if let Some(path) = started.strip_prefix("silent-after:") => {
+            fs::write(path, "")?;
+            loop {
+                thread::park();
+            }
+        }
         "slow-start" => thread::sleep(Duration::from_millis(400)),
         _ => {}
     }

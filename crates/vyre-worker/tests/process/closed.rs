@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use libtest_mimic::Failed;
+use rustix::fs::{MemfdFlags, memfd_create};
 use vyre_worker::process::{Exit, Launch, Process};
 
 use super::{Named, Outcome, PATIENCE, role};
@@ -60,6 +61,17 @@ fn crossed() -> Outcome {
     let listed = descriptors_of(launch)?;
     assert!((3..10).all(|target| listed[&target] == "/proc/version"), "{listed:?}");
     assert_eq!(listed.len(), 10);
+    // Where the copies that are made on the way would be put if they were not kept away, and the last one first.
+    let files: Vec<OwnedFd> = (0..40)
+        .map(|file: i32| memfd_create(file.to_string().as_str(), MemfdFlags::CLOEXEC))
+        .collect::<Result<_, _>>()?;
+    let above = files.iter().map(AsRawFd::as_raw_fd).max().ok_or("no files")? + 1;
+    let targets = (above..above + 40).rev();
+    let given = targets.clone().zip(files);
+    let listed = descriptors_of(given.fold(role("descriptors"), |launch, (at, file)| launch.fd(at, file)))?;
+    for (file, target) in targets.enumerate() {
+        assert_eq!(listed[&target], format!("/memfd:{file} (deleted)"), "{listed:?}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What a worker in the strict sandbox can do, and cannot.
 
 use std::ffi::c_void;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use vyre_cpu::{CpuBackend, CpuConfig};
@@ -23,8 +24,10 @@ pub(crate) fn trials() -> Vec<Named> {
 }
 
 fn works() -> Outcome {
-    let death = end_of(role("sandboxed").arg("work"))?;
-    assert_eq!(death.how, Exit::Code(0), "{death}");
+    for what in ["work", "work-in-a-crowd"] {
+        let death = end_of(role("sandboxed").arg(what))?;
+        assert_eq!(death.how, Exit::Code(0), "{what}: {death}");
+    }
     Ok(())
 }
 
@@ -86,8 +89,10 @@ pub(crate) fn sandboxed(what: &str) {
     });
     let lane = Channel::pair().unwrap();
     let (another, _) = Channel::pair().unwrap();
+    let crowd = (what == "work-in-a-crowd").then(crowd);
     enter(Sandbox::Strict).unwrap();
     match what {
+        "work-in-a-crowd" => crowd.unwrap()(),
         "work" => {
             drop(go);
             old.join().unwrap();
@@ -142,6 +147,35 @@ fn map(prot: i32) -> *mut c_void {
     unsafe { libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0) }
 }
 
+/// More threads than glibc has heaps for, all of which allocate now; the call has them grow and shrink theirs.
+fn crowd() -> impl FnOnce() {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let there = Arc::new(Barrier::new(8 * processors + 9));
+    let threads: Vec<_> = (0..8 * processors + 8)
+        .map(|_| {
+            let there = Arc::clone(&there);
+            std::thread::spawn(move || {
+                let kept = std::hint::black_box(vec![1_u8; 1000]);
+                there.wait();
+                there.wait();
+                grow_and_shrink();
+                drop(kept);
+            })
+        })
+        .collect();
+    there.wait();
+    move || {
+        there.wait();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let late: Vec<_> = (0..20).map(|_| std::thread::spawn(grow_and_shrink)).collect();
+        late.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn grow_and_shrink() {
+    drop(std::hint::black_box(vec![vec![1_u8; 100_000]; 100]));
+}
+
 /// What a worker does all day: sessions and batches, memory, threads, frames with descriptors, deadlines.
 fn work(backend: CpuBackend, (ours, theirs): (Channel, Channel), another: Channel) {
     let megakernel = Megakernel::builder(std::sync::Arc::new(backend))
@@ -172,9 +206,8 @@ fn work(backend: CpuBackend, (ours, theirs): (Channel, Channel), another: Channe
     drop(sender.unwrap().join().unwrap());
 
     // Heaps that become smaller again, and more of them than glibc gives out without counting processors.
-    let blocks = || drop(std::hint::black_box(vec![vec![1_u8; 100_000]; 100]));
     (0..20)
-        .map(|_| std::thread::spawn(blocks))
+        .map(|_| std::thread::spawn(grow_and_shrink))
         .collect::<Vec<_>>()
         .into_iter()
         .for_each(|t| t.join().unwrap());

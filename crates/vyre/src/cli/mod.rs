@@ -9,6 +9,7 @@ mod output;
 mod progress;
 mod scan;
 mod summary;
+mod top;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Scan(scan::ScanArguments),
     /// Multiply matrices on random data: verify the result, and take the time.
     Gemm(gemm::GemmArguments),
+    /// Watch running sessions of other processes.
+    Top(top::TopArguments),
     /// List backends and devices, and why a backend is not available.
     Info(info::InfoArguments),
 }
@@ -62,6 +65,7 @@ pub(crate) fn run() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Scan(arguments) => scan::run(&arguments),
         Command::Gemm(arguments) => gemm::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
     };
     match done {

@@ -1,8 +1,9 @@
 //! `vyre scan`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -30,6 +31,9 @@ Exit status:
   1  there are none
   2  something went wrong; what could be scanned was scanned, and its matches were written";
 
+/// Items of a trace: 6 MiB while the search runs, and 60 MB of JSON.
+const TRACE_ITEMS: u32 = 1 << 18;
+
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(crate) struct ScanArguments {
@@ -51,6 +55,12 @@ pub(crate) struct ScanArguments {
     /// Search once more with regex::bytes alone, compare time and matches, and say so; implies --stats.
     #[arg(long)]
     compare: bool,
+    /// Let `vyre top` see the search while it runs; `VYRE_OBSERVE=1` does the same.
+    #[arg(long)]
+    observe: bool,
+    /// Write the last 262,144 items, and what happened to the session, in Chrome's trace format.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Threads that read files and feed the ring.
     #[arg(long, value_name = "N", default_value_t = ScanOptions::default().producers)]
     producers: usize,
@@ -70,7 +80,14 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
     let isolation = if arguments.isolated { Isolation::Worker } else { Isolation::Auto };
     let backend = OpenOptions::new(arguments.backend.into()).isolation(isolation).open()?;
     let with_stats = arguments.stats || arguments.compare;
-    let options = ScanOptions { producers: arguments.producers, latency: with_stats };
+    // Before anything is searched: a file that cannot be written is known then.
+    let trace = arguments.trace.as_deref().map(create_trace).transpose()?;
+    let options = ScanOptions {
+        producers: arguments.producers,
+        latency: with_stats || arguments.observe,
+        observe: arguments.observe,
+        trace: trace.is_some().then_some(TRACE_ITEMS),
+    };
     let scanner = Scanner::new(backend, rules, options)?;
     let mut output = Output::to_stdout(arguments.json, scanner.rules());
     let progress = Progress::new(found.files.len());
@@ -101,6 +118,14 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
         ControlFlow::Continue(())
     });
     progress.finish();
+    // Of a search that was given up too: that is when one wants to see it.
+    if let (Some(path), Some(file), Some(recorded)) = (&arguments.trace, trace, scanner.trace()) {
+        let mut file = BufWriter::new(file);
+        let written = recorded.write_chrome(&mut file).and_then(|()| file.flush());
+        written.with_context(|| {
+            format!("--trace {}: cannot be written; name a file on a disk with room", path.display())
+        })?;
+    }
     let stats = match stats {
         Ok(stats) => stats,
         Err(error) => {
@@ -128,6 +153,11 @@ pub(crate) fn run(arguments: &ScanArguments) -> anyhow::Result<ExitCode> {
         failed |= !summarize(arguments, &stats, &scanner, &found.files, &fingerprints)?;
     }
     Ok(ExitCode::from(if failed { FAILURE } else { u8::from(stats.matches == 0) }))
+}
+
+fn create_trace(path: &Path) -> anyhow::Result<File> {
+    File::create(path)
+        .with_context(|| format!("--trace {}: cannot be written; name a file that can", path.display()))
 }
 
 /// Reads the rules; `None` if the file is wrong, which has then been said line by line.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use vyre_driver::VyreBackend;
 use vyre_runtime::session::{Payload, SessionOptions, Tickets};
 use vyre_runtime::{
-    BatchDescriptor, DfaTables, Megakernel, MegakernelError, PersistentSession, SlotDescriptor,
+    BatchDescriptor, DfaTables, Megakernel, MegakernelError, PersistentSession, SessionTrace, SlotDescriptor,
 };
 
 use super::ScanOptions;
@@ -124,6 +124,12 @@ impl Device {
         if options.latency {
             session = session.measure_latency();
         }
+        if options.observe {
+            session = session.observe("scan");
+        }
+        if let Some(items) = options.trace {
+            session = session.trace(items);
+        }
         let session = megakernel.start_with(session).map_err(ScanError::megakernel("start a session"))?;
         Ok(Device {
             session,
@@ -187,6 +193,10 @@ impl Device {
             mean: self.sum.load(Ordering::Relaxed) as f64 / looks as f64,
             most: self.most.load(Ordering::Relaxed),
         }
+    }
+
+    pub(super) fn trace(&self) -> Option<SessionTrace> {
+        self.session.trace()
     }
 
     /// Losses that it recovered from.

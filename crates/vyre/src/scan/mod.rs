@@ -42,6 +42,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vyre_driver::VyreBackend;
+use vyre_runtime::SessionTrace;
 
 pub use automaton::{Automaton, MAX_GROUP_RULES, MAX_STATES, State};
 pub use chain::{PIECE_BYTES, WARM_UP_BYTES};
@@ -72,11 +73,15 @@ pub struct ScanOptions {
     pub producers: usize,
     /// Whether to measure the latency of items; off by default, because it reads the clock twice for each.
     pub latency: bool,
+    /// Whether the session publishes itself, as `scan`, for `vyre top`; off by default.
+    pub observe: bool,
+    /// How many of its last items the session records, for [`Scanner::trace`]; off by default.
+    pub trace: Option<u32>,
 }
 
 impl Default for ScanOptions {
     fn default() -> ScanOptions {
-        ScanOptions { producers: 4, latency: false }
+        ScanOptions { producers: 4, latency: false, observe: false, trace: None }
     }
 }
 
@@ -131,6 +136,11 @@ impl Scanner {
     /// What was observed of the last device loss, if there was one.
     pub fn last_loss(&self) -> Option<String> {
         self.device.last_loss()
+    }
+
+    /// What was recorded up to now, over all scans, if the options asked for it.
+    pub fn trace(&self) -> Option<SessionTrace> {
+        self.device.trace()
     }
 
     /// The rules.

@@ -19,9 +19,9 @@ use vyre_driver::view::DeviceView;
 use vyre_driver::{BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest};
 
 use super::kernel::{load, refused};
-use super::{GENERATION, Inner};
-use crate::compile::EmittedSource;
-use crate::device::{Function, LaunchConfig, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
+use super::{GENERATION, Inner, compile_failed};
+use crate::compile::{CodeObject, EmittedSource};
+use crate::device::{Function, LaunchConfig, Module, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
 use crate::emit::{self, EmittedResident};
 use kernel::{Kernel, PINNED_BYTES, Parts};
 use memory::{Memory, Shape, mapped};
@@ -68,6 +68,15 @@ impl Pipeline {
         let name = &spec.lane.program().name;
         let source = EmittedSource { name, source: &emitted.source, lines: &emitted.lines };
         let module = load(inner, &source)?;
+        Pipeline::of(inner, spec, emitted, &module)
+    }
+
+    fn of(
+        inner: &Arc<Inner>,
+        spec: &ResidentSpec,
+        emitted: EmittedResident,
+        module: &Arc<Module>,
+    ) -> Result<Pipeline, BackendError> {
         let kernel = module.function(&emitted.kernel)?;
         let prepare = module.function(&emitted.prepare)?;
         let shape = grid(inner, spec, &emitted, &kernel)?;
@@ -93,6 +102,51 @@ impl Pipeline {
         let registered = RegisteredMemory::new(&self.inner.context, &mapped(region)?)?;
         *last = Some((Arc::clone(region), Arc::clone(&registered)));
         Ok(registered)
+    }
+}
+
+/// A megakernel compiled while another one is resident. It is loaded when it is first started: a loader may wait for
+/// kernels that run, and for this one they would not end.
+pub(super) struct Prepared {
+    inner: Arc<Inner>,
+    spec: ResidentSpec,
+    emitted: EmittedResident,
+    object: CodeObject,
+    loaded: Mutex<Option<Arc<Pipeline>>>,
+}
+
+impl Prepared {
+    pub(super) fn compile(inner: &Arc<Inner>, spec: &ResidentSpec) -> Result<Prepared, BackendError> {
+        let emitted = emitted(spec)?;
+        let name = &spec.lane.program().name;
+        let source = EmittedSource { name, source: &emitted.source, lines: &emitted.lines };
+        let object = source.request(&inner.arch, |request| inner.compiler.compile(request));
+        let object = object.map_err(|error| compile_failed(name, error))?;
+        let (inner, spec, loaded) = (Arc::clone(inner), spec.clone(), Mutex::default());
+        Ok(Prepared { inner, spec, emitted, object, loaded })
+    }
+
+    fn pipeline(&self) -> Result<Arc<Pipeline>, BackendError> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = &*loaded {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = match Module::load(&self.inner.context, &self.object.image) {
+            // Out of the cache, perhaps: this way asks a compiler, too.
+            Err(error) if error.is_image_refused() => Pipeline::compile(&self.inner, &self.spec)?,
+            module => Pipeline::of(&self.inner, &self.spec, self.emitted.clone(), &module?)?,
+        };
+        Ok(Arc::clone(loaded.insert(Arc::new(pipeline))))
+    }
+}
+
+impl ResidentPipeline for Prepared {
+    fn generation(&self) -> Generation {
+        GENERATION
+    }
+
+    fn start(&self, request: StartRequest) -> Result<Arc<dyn ResidentKernel>, BackendError> {
+        self.pipeline()?.start(request)
     }
 }
 
