@@ -200,6 +200,11 @@ const STAMP_BITS: u32 = 48;
 const STAMP: u64 = (1 << STAMP_BITS) - 1;
 /// Histograms, so that threads seldom meet at one.
 const SHARDS: usize = 8;
+thread_local! {
+    /// The histogram that this thread tries first.
+    static SHARD: usize = NEXT_SHARD.fetch_add(1, Ordering::Relaxed) % SHARDS;
+}
+static NEXT_SHARD: AtomicUsize = AtomicUsize::new(0);
 /// The longest latency told apart from longer ones.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -209,7 +214,6 @@ pub(crate) struct Latency {
     /// Per slot: the low bits of the lap, and when its ticket was submitted.
     stamps: Vec<AtomicU64>,
     shards: Vec<Mutex<Histogram<u64>>>,
-    next_shard: AtomicUsize,
 }
 
 impl Latency {
@@ -227,7 +231,6 @@ impl Latency {
             capacity: u64::from(capacity.max(1)),
             stamps: (0..capacity.max(1)).map(|_| AtomicU64::new(u64::MAX)).collect(),
             shards,
-            next_shard: AtomicUsize::new(0),
         })
     }
 
@@ -242,7 +245,7 @@ impl Latency {
 
     /// Counts a ticket seen acknowledged at `at`. One whose stamp is not there yet is not counted.
     pub(crate) fn acknowledged(&self, ticket: u64, at: u64) {
-        let mine = self.next_shard.fetch_add(1, Ordering::Relaxed);
+        let mine = SHARD.with(|shard| *shard);
         let free = (0..SHARDS).filter_map(|n| self.shards.get((mine + n) % SHARDS)?.try_lock().ok()).next();
         let locked = free
             .or_else(|| Some(self.shards.get(mine % SHARDS)?.lock().unwrap_or_else(PoisonError::into_inner)));

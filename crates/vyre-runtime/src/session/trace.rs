@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use quanta::Clock;
 use vyre_driver::ring::{Completion, SlotImage};
 use vyre_driver::view::HostView;
 
@@ -17,7 +18,9 @@ use crate::trace::{About, Recorder, SAMPLE_EVERY, Sample, SessionTrace, TracedEv
 
 /// What is told about items, by one reading of the clock at either end.
 pub(super) struct Timing {
-    origin: Instant,
+    clock: Clock,
+    /// The clock's reading at the session's start.
+    origin: u64,
     pub(super) latency: Option<Latency>,
     trace: Option<Recorder>,
 }
@@ -28,13 +31,16 @@ impl Timing {
         let latency = options.latency.then(|| Latency::new(capacity)).transpose()?;
         let trace = options.trace.map(|items| Recorder::new(items, capacity)).transpose()?;
         let wanted = latency.is_some() || trace.is_some();
-        Ok(wanted.then(|| Timing { origin: Instant::now(), latency, trace }))
+        Ok(wanted.then(|| {
+            let clock = Clock::new();
+            Timing { origin: clock.raw(), clock, latency, trace }
+        }))
     }
 
     /// Nanoseconds since the session's start.
     #[inline]
     pub(super) fn now(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
+        self.clock.delta_as_nanos(self.origin, self.clock.raw())
     }
 
     /// Notes what was submitted at `at`.
@@ -84,7 +90,7 @@ impl Shared {
     pub(super) fn note_recovery(&self, report: &RecoveryReport) {
         let Some((timing, recorder)) = self.recorder() else { return };
         let nanos = |time: Duration| time.as_nanos() as u64;
-        let begin = nanos(report.noticed.saturating_duration_since(timing.origin));
+        let begin = timing.now().saturating_sub(nanos(report.noticed.elapsed()));
         let recovered = report.is_recovered();
         let detail = BTreeMap::from([
             ("cause", format!("{:?}", report.cause)),
