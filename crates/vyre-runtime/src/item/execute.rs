@@ -220,13 +220,12 @@ fn used_word(tenant: Var) -> Value {
     tenant * usage_row::WORDS + usage_row::USED
 }
 
-/// `(tenant)`: takes one unit of the quota, or tells that there is none; of a quota without limit it leaves that to
+/// `(tenant, limit)`: takes one unit of the quota, or tells that there is none; of a quota without limit it leaves that to
 /// the caller. An attempt refused leaves no trace.
 fn charge(buffers: &ItemBuffers) -> vyre_foundation::Function {
     let mut f = FunctionBuilder::new("charge");
-    let tenant = f.param("tenant", U32);
+    let (tenant, limit) = (f.param("tenant", U32), f.param("limit", U32));
     f.result(U32);
-    let limit = quota_limit(&mut f, buffers, tenant);
     f.if_(limit.eq_(tenant_row::UNLIMITED), |f| f.ret(Charge::Due as u32));
     let used = f.let_("used_word", used_word(tenant));
     // Tried again only because another item was admitted meanwhile.
@@ -289,69 +288,77 @@ fn execute(parts: &Parts, buffers: &ItemBuffers, counting: Counting) -> vyre_fou
     }
     let tenants = buffers.tenants;
     let row = f.let_("row", item.tenant * tenant_row::WORDS);
-    // Past the table, the load yields zero; the 16 bits of an id in a slot cannot make a row wrap round.
-    let known = (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
-    f.if_(!known, |f| {
-        if here {
-            f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
-        }
-        f.ret(fault(Fault::UnknownTenant.code(), Charge::NoTenant));
-    });
-
+    // All that admits an ordinary item, side by side: on a device each of these loads takes as long as ten operations,
+    // and so does each branch. Past the table, a load yields zero; the 16 bits of an id in a slot cannot make a row
+    // wrap round.
     let found = f.call_one(&parts.lookup.function, item.opcode);
-    let code = f.var_("code", 0_u32);
-    let charge = f.var_("charge", Charge::Settled as u32);
-    let fresh = (item.flags & flags::RESUMED).eq_(0);
-    f.if_else(
-        found.eq_(NO_HANDLER),
-        |f| f.assign(code, Fault::UnknownOpcode.code()),
-        |f| {
-            f.if_(fresh, |f| {
-                let allowed = f.call_one(&parts.permitted, (row, found & 0xFFFF));
-                f.if_else(
-                    allowed,
-                    |f| {
-                        let charged = f.call_one(&parts.charge, item.tenant);
-                        f.if_else(
-                            charged.eq_(REFUSED),
-                            |f| f.assign(code, Fault::Quota.code()),
-                            |f| f.assign(charge, charged),
-                        );
-                    },
-                    |f| f.assign(code, Fault::Permission.code()),
-                );
-            });
-        },
-    );
+    let known = (tenants.load(row + tenant_row::FLAGS) & tenant_row::CONFIGURED).ne_(0);
+    let known = f.let_("known", known);
+    let limit = quota_limit(&mut f, buffers, item.tenant);
+    let allowed = f.call_one(&parts.permitted, (row, found & 0xFFFF));
+    let fresh = f.let_("fresh", (item.flags & flags::RESUMED).eq_(0));
+    let packed = f.let_("packed", item.opcode.eq_(BuiltinOpcode::PackedSlot.wire()));
+    let lane = found.ne_(NO_HANDLER) & (found & WORKGROUP).eq_(0);
+    let ordinary = known & lane & !packed & fresh & allowed & limit.eq_(tenant_row::UNLIMITED);
+
+    let charge = f.var_("charge", Charge::Due as u32);
     let settle = |f: &mut FunctionBuilder| {
         f.if_(charge.eq_(Charge::Due as u32), |f| {
             f.atomic_add(buffers.usage, used_word(item.tenant), 1);
         });
     };
+    f.if_(!ordinary, |f| {
+        f.if_(!known, |f| {
+            if here {
+                f.atomic_add(buffers.counters, header::FAULT_COUNT, 1);
+            }
+            f.ret(fault(Fault::UnknownTenant.code(), Charge::NoTenant));
+        });
+        let code = f.var_("code", 0_u32);
+        f.assign(charge, Charge::Settled as u32);
+        f.if_else(
+            found.eq_(NO_HANDLER),
+            |f| f.assign(code, Fault::UnknownOpcode.code()),
+            |f| {
+                f.if_(fresh, |f| {
+                    f.if_else(
+                        allowed,
+                        |f| {
+                            let charged = f.call_one(&parts.charge, (item.tenant, limit));
+                            f.if_else(
+                                charged.eq_(REFUSED),
+                                |f| f.assign(code, Fault::Quota.code()),
+                                |f| f.assign(charge, charged),
+                            );
+                        },
+                        |f| f.assign(code, Fault::Permission.code()),
+                    );
+                });
+            },
+        );
+        f.if_(packed & code.eq_(0), |f| {
+            let mut values = vec![row];
+            values.extend(item.args);
+            let checked = f.call_one(&parts.packing.check, values);
+            f.assign(code, checked);
+        });
+        f.if_(code.ne_(0), |f| {
+            if here {
+                settle(f);
+                f.call(&parts.count, (item.tenant, Status::Fault as u32));
+            }
+            f.ret(fault(code, charge));
+        });
+        f.if_((found & WORKGROUP).ne_(0), |f| {
+            settle(f);
+            let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
+            values.extend(item.args.map(Value::from));
+            f.ret(values);
+        });
+    });
     if here {
         settle(&mut f);
     }
-    let packed = f.let_("packed", item.opcode.eq_(BuiltinOpcode::PackedSlot.wire()));
-    f.if_(packed & code.eq_(0), |f| {
-        let mut values = vec![row];
-        values.extend(item.args);
-        let checked = f.call_one(&parts.packing.check, values);
-        f.assign(code, checked);
-    });
-    f.if_(code.ne_(0), |f| {
-        if here {
-            f.call(&parts.count, (item.tenant, Status::Fault as u32));
-        }
-        f.ret(fault(code, charge));
-    });
-    f.if_((found & WORKGROUP).ne_(0), |f| {
-        if !here {
-            settle(f);
-        }
-        let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
-        values.extend(item.args.map(Value::from));
-        f.ret(values);
-    });
 
     // One operation, or those of a packed slot: the handlers are called from one place.
     let opcode = f.var_("inner", item.opcode);
