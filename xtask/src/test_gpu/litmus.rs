@@ -3,6 +3,7 @@
 //! so that a stale one is a wrong answer.
 
 use std::collections::VecDeque;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,13 @@ use vyre_driver::VyreBackend;
 use vyre_driver::wait::WaitStrategy;
 use vyre_foundation::DataType;
 use vyre_foundation::builder::{Operand, Value};
+use vyre_hip::compile::{Architecture, EmittedSource, Platform};
+use vyre_hip::{HipBackend, emit};
+use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::{SessionOptions, Tickets};
 use vyre_runtime::{
     BatchDescriptor, HandlerBinding, Megakernel, MegakernelError, OpcodeHandler, PersistentSession,
-    SlotDescriptor,
+    SlotDescriptor, conformance,
 };
 
 use super::Device;
@@ -60,6 +64,54 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
     add("publish_in_a_small_ring", Box::new(move |backend| publish(backend, 64, 2_000_000 / share)));
     add("completion", Box::new(move |backend| completion(backend, 2000 / share)));
     add("wrap", Box::new(|backend| publish(backend, 2, 2 * (LAPS + 1000))));
+    if let Some(hip) = device.hip.clone() {
+        let name = format!("{}::litmus::single_accesses", device.name);
+        trials.push(records.trial(name, move || single_accesses(&hip).unwrap_or_else(Verdict::Failed)));
+    }
+}
+
+/// Quarters of slots are moved by single accesses of 16 bytes, and not what a compiler narrowed them to: looked up in
+/// the machine code.
+fn single_accesses(hip: &HipBackend) -> Result<Verdict, String> {
+    let arch = Architecture::of_device(&hip.context().info().arch).map_err(|error| describe(&error))?;
+    if arch.platform() == Platform::Amd {
+        return Ok(Verdict::Unsupported(
+            "quarters are moved as two double words, in order, on AMD".to_owned(),
+        ));
+    }
+    let handlers = HandlerTable::new(conformance::handlers()).map_err(failed)?;
+    let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE).map_err(failed)?;
+    let emitted = emit::resident(&programs.spec(1)).map_err(|error| describe(&error))?;
+    let source = EmittedSource { name: "items", source: &emitted.source, lines: &emitted.lines };
+    let object = source.request(&arch, |request| hip.compiler().compile(request));
+    let object = object.map_err(|error| describe(&error))?;
+    let file = std::env::temp_dir().join(format!("vyre-litmus-{}.cubin", std::process::id()));
+    std::fs::write(&file, &object.image).map_err(|error| format!("write {}: {error}", file.display()))?;
+    let dirs =
+        hip.compiler().toolchain_for(&arch).map(|toolchain| toolchain.program_dirs()).unwrap_or_default();
+    let beside = dirs.iter().map(|dir| dir.join("cuobjdump")).find(|path| path.is_file());
+    let output = Command::new(beside.unwrap_or_else(|| "cuobjdump".into())).arg("-sass").arg(&file).output();
+    // A file in the temporary folder; nothing depends on it.
+    let _ = std::fs::remove_file(&file);
+    let output = match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => return Ok(Verdict::Unsupported(format!("cuobjdump does not run: {error}"))),
+    };
+    let count = |access: &str| output.lines().filter(|line| line.contains(access)).count();
+    // The host's slots; a lane's four quarters of the device's ring, and a wave's one on the way there; a completion.
+    for (access, least) in [
+        ("LDG.E.128.STRONG.SYS", 1),
+        ("LDG.E.128.STRONG.GPU", 4),
+        ("STG.E.128.STRONG.GPU", 1),
+        ("STG.E.128.STRONG.SYS", 1),
+    ] {
+        if count(access) < least {
+            let found = count(access);
+            return Err(format!("{found} of {least} times {access}: a compiler took the accesses apart"));
+        }
+    }
+    Ok(Verdict::Passed)
 }
 
 fn failed(error: MegakernelError) -> String {
