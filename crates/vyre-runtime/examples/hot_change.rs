@@ -10,6 +10,9 @@ use vyre_runtime::HandlerChange;
 use vyre_runtime::conformance::run_changes;
 use vyre_runtime::driver::VyreBackend;
 
+/// A part of what a change took.
+type Part = fn(&HandlerChange) -> Duration;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = |default| arguments.next().map_or(Ok(default), |argument| argument.parse::<u32>());
@@ -24,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let made = run_changes(&backend, changes, every)?;
     println!("{} changes, every answer right, nothing lost", made.len());
     println!("{:<34} {:>10} {:>10} {:>10}", "", "p50", "p99", "max");
-    let rows: [(&str, fn(&HandlerChange) -> Duration); 3] = [
+    let rows: [(&str, Part); 3] = [
         ("pause: no kernel claims items", |change| change.pause),
         ("  of it until the old one has left", |change| change.left_in),
         ("before it, beside the old kernel", |change| change.prepared_in),

@@ -46,7 +46,8 @@ pub use vyre_runtime::{
 };
 pub use vyre_worker as worker;
 
-/// The README's snippets, compiled and run as they stand.
+/// The README's snippets and those about observing, compiled and run as they stand.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../../../docs/observing.md")]
 struct Readme;

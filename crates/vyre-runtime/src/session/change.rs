@@ -345,7 +345,7 @@ impl Shared {
             }
             return Err(error);
         }
-        self.plan.programs.store(Arc::clone(&next.programs));
+        self.plan.change_to(&next.programs);
         Ok(if serves { (paused.elapsed(), left_in) } else { Default::default() })
     }
 

@@ -15,12 +15,11 @@
 //!
 //! # Rooms
 //!
-//! `shared` is the path of an item; `lifecycle` starts and stops kernels, `change` changes handlers in between;
-//! `recover` deals with losses, `probation`
-//! with those suspected of one, `replay` decides what runs twice, `report` tells of it;
-//! `service` is the session's own thread; `buffers` and `plan` say what is made at the start; `window`,
-//! `ticket`, `measure`, `observe`, `trace` and `options` are what their names say. `future` and `event` are other
-//! ways to wait, `wakers` is what wakes them.
+//! `shared` is the path of an item, `opcodes` what it asks; `lifecycle` starts and stops kernels, `change` changes
+//! handlers in between; `recover` deals with losses, `probation` with those suspected of one, `replay` decides
+//! what runs twice, `report` tells of it; `service` is the session's own threads; `buffers` and `plan` say what is
+//! made at the start; `window`, `ticket`, `measure`, `observe`, `trace` and `options` are what their names say.
+//! `future` and `event` are other ways to wait, `wakers` is what wakes them.
 //!
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
 //! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
@@ -32,6 +31,7 @@ mod future;
 mod lifecycle;
 mod measure;
 mod observe;
+mod opcodes;
 mod options;
 mod plan;
 mod probation;

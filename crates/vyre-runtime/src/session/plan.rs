@@ -7,10 +7,11 @@ use arc_swap::ArcSwap;
 use vyre_driver::layout::{RegionConfig, Section};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::ring::SlotImage;
-use vyre_driver::{BackendError, BufferBinding, BufferDesc, PersistentThreadMode, VyreBackend};
+use vyre_driver::{BackendError, BufferBinding, BufferDesc, PersistentThreadMode, ResidentSpec, VyreBackend};
 use vyre_foundation::{BufferAccess, DataType, MemorySpace};
 
 use super::buffers::{Content, DeviceBuffers, Entry, Place, zeros};
+use super::opcodes::Opcodes;
 use super::options::{BoundBuffer, SessionOptions};
 use super::shared::ring_error;
 use crate::dfa::DfaTables;
@@ -36,7 +37,9 @@ pub(super) struct SessionPlan {
     /// Where it runs.
     pub(super) backend: Arc<dyn VyreBackend>,
     /// What runs: other programs after a change of handlers.
-    pub(super) programs: ArcSwap<ItemPrograms>,
+    programs: ArcSwap<ItemPrograms>,
+    /// What of them every submission asks.
+    opcodes: Opcodes,
     /// Invocations of a workgroup.
     pub(super) workgroup_size_x: u32,
     /// For whom.
@@ -63,6 +66,7 @@ impl SessionPlan {
         SessionPlan {
             backend: Arc::clone(megakernel.backend()),
             programs: ArcSwap::new(Arc::clone(megakernel.programs())),
+            opcodes: Opcodes::new(megakernel.programs()),
             workgroup_size_x: megakernel.workgroup_size_x(),
             tenants: Arc::clone(megakernel.tenants()),
             layout: megakernel.layout().with_reserve(options.reserved_handlers),
@@ -72,6 +76,17 @@ impl SessionPlan {
             bound: names.filter_map(|name| Some((name.clone(), megakernel.buffer(name)?))).collect(),
             _parts: parts,
         }
+    }
+
+    /// Has other programs run from now on.
+    pub(super) fn change_to(&self, programs: &Arc<ItemPrograms>) {
+        self.opcodes.change_to(programs);
+        self.programs.store(Arc::clone(programs));
+    }
+
+    /// What a backend compiles to run the programs.
+    pub(super) fn spec(&self, worker_groups: u32) -> ResidentSpec {
+        self.programs.load().spec(worker_groups)
     }
 
     /// The handlers.
@@ -108,32 +123,18 @@ impl SessionPlan {
         options.buffers.keys().try_for_each(|name| self.check_destination(name))
     }
 
-    /// Refuses items that no handler runs, or that their tenants may not submit. The device checks again.
+    /// Refuses an item that no handler runs, or that its tenant may not submit. The device checks again.
     #[inline]
-    pub(super) fn check_images(&self, images: &[SlotImage]) -> Result<(), MegakernelError> {
-        let programs = self.programs.load();
-        // Most batches are of one kind.
-        let mut checked = None;
-        for image in images {
-            let kind = Some((image.tenant, image.opcode));
-            if kind != checked {
-                self.check_image(&programs, image)?;
-                // The operations in a packed slot are its own.
-                checked = kind.filter(|_| image.opcode != BuiltinOpcode::PackedSlot.wire());
-            }
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn check_image(&self, programs: &ItemPrograms, image: &SlotImage) -> Result<(), MegakernelError> {
+    pub(super) fn check_image(&self, image: &SlotImage) -> Result<(), MegakernelError> {
         let tenant = self.tenants.get(image.tenant)?;
         let opcode = SlotOpcode::new(image.opcode);
-        check_opcode(programs, tenant, image.tenant, opcode)?;
+        self.check_opcode(tenant, image.tenant, opcode)?;
         if opcode.builtin() == Some(BuiltinOpcode::PackedSlot) {
             for op in packed::decode(&image.args)? {
-                check_opcode(programs, tenant, image.tenant, op.opcode())?;
-                if !programs.is_packable(op.opcode()) {
+                let opcode = op.opcode();
+                self.check_opcode(tenant, image.tenant, opcode)?;
+                let packable = opcode.builtin().map(BuiltinOpcode::is_packable);
+                if !packable.unwrap_or_else(|| self.opcodes.packs(opcode)) {
                     return Err(MegakernelError::MalformedDescriptor {
                         what: "packed slot",
                         problem: "an operation has no handler that can be packed",
@@ -141,6 +142,22 @@ impl SessionPlan {
                     });
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_opcode(
+        &self,
+        config: &TenantConfig,
+        tenant: u16,
+        opcode: SlotOpcode,
+    ) -> Result<(), MegakernelError> {
+        if !self.opcodes.serves(opcode) && opcode.builtin().is_none() {
+            return Err(MegakernelError::UnknownOpcode { opcode });
+        }
+        if !config.permits(opcode) {
+            return Err(MegakernelError::PermissionDenied { tenant, opcode });
         }
         Ok(())
     }
@@ -293,22 +310,6 @@ impl SessionPlan {
         };
         Ok(Entry::device(desc, content))
     }
-}
-
-#[inline]
-fn check_opcode(
-    programs: &ItemPrograms,
-    config: &TenantConfig,
-    tenant: u16,
-    opcode: SlotOpcode,
-) -> Result<(), MegakernelError> {
-    if !programs.handlers().knows(opcode) {
-        return Err(MegakernelError::UnknownOpcode { opcode });
-    }
-    if !config.permits(opcode) {
-        return Err(MegakernelError::PermissionDenied { tenant, opcode });
-    }
-    Ok(())
 }
 
 /// Refuses fewer elements than declared.

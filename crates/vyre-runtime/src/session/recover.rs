@@ -206,7 +206,7 @@ impl Shared {
     /// Pipeline and buffers for the next generation.
     fn rebuild(&self, asked: Asked, report: &mut RecoveryReport) -> Result<(), MegakernelError> {
         let lost = self.pipeline.current().generation;
-        let spec = self.plan.programs.load().spec(self.worker_groups);
+        let spec = self.plan.spec(self.worker_groups);
         self.pipeline
             .rebuild(lost, asked, |backend| {
                 report.rebuilt_on = Some(backend.identity().clone());

@@ -219,7 +219,7 @@ impl Shared {
         payloads: Option<&mut [Option<ArenaRange>]>,
         tracked: bool,
     ) -> Result<u64, MegakernelError> {
-        self.plan.check_images(images)?;
+        images.iter().try_for_each(|image| self.plan.check_image(image))?;
         self.publish_unchecked(images, payloads, tracked)
     }
 

@@ -90,7 +90,7 @@ impl Prepared {
         regions: &SessionRegions,
     ) -> Result<Prepared, MegakernelError> {
         let worker_groups = plan.worker_groups(options);
-        let spec = plan.programs.load().spec(worker_groups);
+        let spec = plan.spec(worker_groups);
         let pipeline =
             Recoverable::new(Arc::clone(&plan.backend), MegakernelRecoveryPolicy::Off, |backend| {
                 backend.compile_resident(&spec)

@@ -219,6 +219,11 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use vyre_cpu::CpuBackend;
+    use vyre_driver::{
+        BackendError, BackendIdentity, BufferDesc, BufferHandle, Capabilities, CompiledPipeline, Generation,
+        ResidentPipeline, ResidentSpec,
+    };
+    use vyre_foundation::ValidatedProgram;
 
     use super::*;
     use crate::scan::Rules;
@@ -278,6 +283,52 @@ mod tests {
             panic!("{error}");
         };
         assert_eq!(code, vyre_driver::Fault::Trap(crate::scan::NO_TABLE).code());
+    }
+
+    /// The CPU's, which says that it keeps no kernel resident.
+    struct Transient(CpuBackend, Capabilities);
+
+    impl VyreBackend for Transient {
+        fn identity(&self) -> &BackendIdentity {
+            self.0.identity()
+        }
+        fn capabilities(&self) -> &Capabilities {
+            &self.1
+        }
+        fn generation(&self) -> Generation {
+            self.0.generation()
+        }
+        fn compile(&self, program: &ValidatedProgram) -> Result<Arc<dyn CompiledPipeline>, BackendError> {
+            self.0.compile(program)
+        }
+        fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+            self.0.compile_resident(spec)
+        }
+        fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {
+            self.0.create_buffer(desc)
+        }
+        fn destroy_buffer(&self, buffer: BufferHandle) -> Result<(), BackendError> {
+            self.0.destroy_buffer(buffer)
+        }
+        fn write_buffer(&self, buffer: BufferHandle, at: u64, bytes: &[u8]) -> Result<(), BackendError> {
+            self.0.write_buffer(buffer, at, bytes)
+        }
+        fn read_buffer(&self, buffer: BufferHandle, at: u64, into: &mut [u8]) -> Result<(), BackendError> {
+            self.0.read_buffer(buffer, at, into)
+        }
+        fn recover(&self) -> Result<Generation, BackendError> {
+            self.0.recover()
+        }
+    }
+
+    #[test]
+    fn a_backend_that_keeps_no_kernel_is_refused_by_name() {
+        let cpu = CpuBackend::new();
+        let capabilities = Capabilities { persistent: false, ..cpu.capabilities().clone() };
+        let plan = Plan::new(&Rules::parse(RULES).expect("rules"));
+        let backend = Arc::new(Transient(cpu, capabilities));
+        let error = Device::start(backend, &plan, &ScanOptions::default()).err().expect("refused");
+        assert!(error.to_string().starts_with("backend `cpu` keeps no kernel resident"), "{error}");
     }
 
     #[test]

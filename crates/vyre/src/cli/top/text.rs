@@ -74,22 +74,29 @@ pub(super) fn session(session: &Session) -> Vec<String> {
     if let Some(loss) = &published.last_loss {
         lines.push(format!("last loss  {}", clean(loss)));
     }
+    if let Some(change) = &telemetry.last_change {
+        lines.push(format!(
+            "handlers   changed {} times, the last with a pause of {}",
+            change.number,
+            time(change.pause)
+        ));
+    }
     let opcodes = telemetry.opcodes.iter().enumerate().filter(|(_, opcode)| opcode.items != 0);
     let opcodes = opcodes.map(|(place, opcode)| {
         let rate = rates.as_ref().and_then(|rates| rates.opcodes.get(place)).copied();
         let name = format!("{:#x} {}", opcode.opcode.wire(), clean(&opcode.name));
-        (rate, opcode.items, format!("{name:<32} {:>16} {:>16}", per_second(rate), opcode.items))
+        (rate, opcode.items, format!("{name:<40} {:>12} {:>14}", per_second(rate), opcode.items))
     });
-    table(&mut lines, format!("{:<32} {:>16} {:>16}", "opcode", "rate", "items"), opcodes.collect());
+    table(&mut lines, format!("{:<40} {:>12} {:>14}", "opcode", "rate", "items"), opcodes.collect());
     let tenants = telemetry.tenants.iter().enumerate().filter(|(_, tenant)| tenant.used != 0);
     let tenants = tenants.map(|(place, tenant)| {
         let rate = rates.as_ref().and_then(|rates| rates.tenants.get(place)).copied();
         let (used, done, faulted) = (tenant.used, tenant.done, tenant.faulted);
         let row =
-            format!("{:<32} {:>16} {used:>16} {done:>16} {faulted:>10}", tenant.tenant, per_second(rate));
+            format!("{:<24} {:>12} {used:>14} {done:>14} {faulted:>8}", tenant.tenant, per_second(rate));
         (rate, used, row)
     });
-    let head = format!("{:<32} {:>16} {:>16} {:>16} {:>10}", "tenant", "rate", "items", "done", "faulted");
+    let head = format!("{:<24} {:>12} {:>14} {:>14} {:>8}", "tenant", "rate", "items", "done", "faulted");
     table(&mut lines, head, tenants.collect());
     lines
 }
@@ -109,8 +116,8 @@ fn table(lines: &mut Vec<String>, head: String, mut rows: Vec<(Option<f64>, u64,
 /// One line for each session.
 pub(super) fn list(watch: &Watch, selected: usize) -> Vec<String> {
     let head = format!(
-        "  {:>8} {:>4}  {:<24} {:<8} {:>16} {:>6} {:>10} {:>10} {:>5}",
-        "pid", "", "name", "backend", "acknowledged", "ring", "p50", "p99", "lost"
+        "  {:>7} {:>3}  {:<16} {:<5} {:>11} {:>6} {:>8} {:>8} {:>4}",
+        "pid", "", "name", "on", "items", "ring", "p50", "p99", "lost"
     );
     let row = |(place, session): (usize, &Session)| {
         let Session { published, rates, .. } = session;
@@ -121,11 +128,11 @@ pub(super) fn list(watch: &Watch, selected: usize) -> Vec<String> {
         };
         let rate = per_second(rates.as_ref().map(|rates| rates.acknowledged));
         format!(
-            "{} {:>8} {:>4}  {:<24} {:<8} {rate:>16} {:>4.0} % {p50:>10} {p99:>10} {:>5}",
+            "{} {:>7} {:>3}  {:<16} {:<5} {rate:>11} {:>4.0} % {p50:>8} {p99:>8} {:>4}",
             if place == selected { '>' } else { ' ' },
             published.pid,
             published.session,
-            clean(&published.name).chars().take(24).collect::<String>(),
+            clean(&published.name).chars().take(16).collect::<String>(),
             clean(&published.backend),
             telemetry.fill() * 100.0,
             telemetry.recoveries,
@@ -178,11 +185,12 @@ mod tests {
             "50099 done, 1 faulted (0/s)",
             "p50 1.2 us, p99 250.0 us, p99.9 3.0 ms, max 4.0 s",
             "last loss  signal 9 at once",
+            "handlers   changed 3 times, the last with a pause of 2.5 ms",
             "0x40 add_one",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
         assert!(!text.contains("NOP") && !text.contains('\u{1b}'), "{text}");
-        assert!(list(&watch, 0)[1].starts_with(">        7    1  a [2Jb "), "{:?}", list(&watch, 0));
+        assert!(list(&watch, 0)[1].starts_with(">       7   1  a [2Jb "), "{:?}", list(&watch, 0));
     }
 }

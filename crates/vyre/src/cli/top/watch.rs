@@ -124,6 +124,10 @@ pub(super) mod tests {
                 "p999_ns": 3_000_000, "max_ns": 4_000_000_000_u64,
             },
             "starts": 3, "recoveries": 2, "violations": 0,
+            "last_change": {
+                "number": 3, "prepared_in": { "secs": 1, "nanos": 0 }, "pause": { "secs": 0, "nanos": 2_500_000 },
+                "left_in": { "secs": 0, "nanos": 0 },
+            },
         });
         serde_json::from_value(snapshot).expect("a snapshot")
     }
