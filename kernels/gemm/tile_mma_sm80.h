@@ -3,6 +3,8 @@
 #ifndef VYRE_GEMM_TILE_MMA_SM80_H
 #define VYRE_GEMM_TILE_MMA_SM80_H
 
+#include "instructions.h"
+
 VYRE_INLINE uint32_t shared_address(const void *pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -38,13 +40,6 @@ VYRE_INLINE void load_matrices_transposed(uint32_t (&r)[4], uint32_t shared) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared)
                  : "memory");
-}
-
-VYRE_INLINE void multiply_16x8x16(float *d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-                 "{%0,%1,%2,%3};\n"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // The byte at which 16-byte chunk `chunk` of row `row` lies in a panel of CHUNKS chunks a row: eight

@@ -7,28 +7,14 @@
 #ifndef VYRE_GEMM_TILE_WMMA_H
 #define VYRE_GEMM_TILE_WMMA_H
 
-#if !defined(VYRE_GEMM_EMULATE)
-typedef _Float16 WmmaOperand __attribute__((ext_vector_type(16)));
-typedef float WmmaAccumulator __attribute__((ext_vector_type(8)));
+#include "instructions.h"
 
+#if !defined(VYRE_GEMM_EMULATE)
 VYRE_INLINE WmmaOperand wmma_operand(uint4 low, uint4 high) {
     const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     WmmaOperand operand;
     __builtin_memcpy(&operand, words, sizeof operand);
     return operand;
-}
-
-VYRE_INLINE void wmma_16x16x16(float *d, WmmaOperand a, WmmaOperand b) {
-    WmmaAccumulator sum;
-#pragma unroll
-    for (int v = 0; v < 8; ++v) {
-        sum[v] = d[v];
-    }
-    sum = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(a, b, sum);
-#pragma unroll
-    for (int v = 0; v < 8; ++v) {
-        d[v] = sum[v];
-    }
 }
 #endif
 

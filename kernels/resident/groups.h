@@ -13,6 +13,7 @@ struct VyreGroupShared {
   u64 trap;      // `local id << 32 | code` of the least that trapped, or all ones
   u32 ring;
   u32 left;      // other than zero if it was cut short
+  u32 stored;    // other than zero if it stored to memory that others may read
   u32 go;
   u32 finished;  // waves, where barriers count these
 };
@@ -23,6 +24,15 @@ VYRE_FUNCTION void vyre_item_barrier() {
 #else
   vyre_barrier();
   vyre_barrier();
+#endif
+}
+
+// Whether no invocation of the item has been cut short. Whoever has votes as those do that an item does not need.
+VYRE_FUNCTION bool vyre_all_came(const VyreItemContext& vyre) {
+#if VYRE_CUDA
+  return __syncthreads_count(0) == (int)(blockDim.x - vyre.invocations);
+#else
+  return true;
 #endif
 }
 
@@ -63,6 +73,7 @@ VYRE_FUNCTION bool vyre_await_group_item(const VyreResident& kernel, VyreLive* l
   shared.ring = entry.ring;
   shared.trap = ~0ull;
   shared.left = 0;
+  shared.stored = 0;
   shared.finished = 0;
   return true;
 }
@@ -75,6 +86,8 @@ VYRE_FUNCTION void vyre_end_group_item(const VyreResident& kernel, VyreLive* liv
   vyre.trap = (u32)shared.trap;
   vyre_judge(vyre, item, outcome);
   if (vyre.left && vyre_look(&live->phase) == VYRE_ABORTING) return;
+  // One fence for what all stored: they have met at a barrier since.
+  if (shared.stored != 0) vyre_fence_system();
   const VyreRing& ring = vyre_ring(kernel, shared.ring);
   const u32 slot = vyre_slot(ring, item.ticket);
   if (outcome.status == VYRE_REQUEUE || outcome.status == VYRE_WAIT_IO) {
@@ -86,7 +99,6 @@ VYRE_FUNCTION void vyre_end_group_item(const VyreResident& kernel, VyreLive* liv
       vyre_push(&live->parked, kernel.parked, kernel.queue_shift, VyreEntry{VYRE_KIND_IO, shared.ring, slot});
     }
   } else {
-    // Every invocation has fenced what it stored.
     vyre_complete(ring, item.ticket, outcome, false);
   }
 }
@@ -107,7 +119,7 @@ VYRE_FUNCTION void vyre_run_groups(const VyreResident& kernel, VyreLive* live, t
     VyreOutcome outcome = {VYRE_EMPTY, 0, 0};
     if (threadIdx.x < Group::INVOCATIONS) outcome = Group::run(vyre, item);
     if (vyre.left) vyre_atomic_or<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.left, 1u);
-    if (vyre.stored) vyre_fence_system();
+    if (vyre.stored) vyre_atomic_or<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.stored, 1u);
     if (vyre.trapped) {
       vyre_atomic_min<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.trap, (u64)threadIdx.x << 32 | vyre.trap);
     }

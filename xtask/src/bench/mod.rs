@@ -31,7 +31,7 @@ use vyre_hip::HipBackend;
 
 use machine::Machine;
 use report::{Outcome, Row};
-use suite::{BATCHES, PRODUCERS, Suite};
+use suite::{BATCHES, GROUPS, PRODUCERS, Suite};
 
 /// What to measure, and where to write it.
 #[derive(Args)]
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// What to measure on.
     #[arg(long, value_enum, default_value_t = Choice::All)]
     backend: Choice,
+    /// Measure this group of rows only; may be given several times.
+    #[arg(long = "group", value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(GROUPS))]
+    groups: Vec<String>,
     /// Write every row to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -114,12 +117,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ensure!(options.seconds != Some(0), "--seconds is 0; give every measurement time, at least 1");
     let mut machine = Machine::look(options.commit.as_deref());
     let seconds = options.seconds.unwrap_or(if options.quick { 10 } else { 60 });
+    let wanted = |group: &&str| options.groups.is_empty() || options.groups.iter().any(|name| name == group);
+    let groups: Vec<&'static str> = GROUPS.into_iter().filter(wanted).collect();
     let mut rows = Vec::new();
     for Subject { name, opened } in subjects(options.backend) {
         match opened {
             Ok(opened) => {
                 machine.devices.push((name.to_owned(), opened.backend.identity().device.clone()));
-                let suite = Suite::new(name, opened, options.quick, Duration::from_secs(seconds.into()));
+                let suite = Suite::new(
+                    name,
+                    opened,
+                    options.quick,
+                    groups.clone(),
+                    Duration::from_secs(seconds.into()),
+                );
                 rows.extend(suite.run());
             }
             Err(reason) => rows.push(Row {

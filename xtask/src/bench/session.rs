@@ -28,6 +28,10 @@ const SLOTS: u32 = 4096;
 /// Nothing here takes a hundredth of it.
 const DEADLINE: Duration = Duration::from_secs(60);
 const WARM_UP: u32 = 256;
+/// A product of 64 cubed is four tiles of a wave each: more invocations would wait.
+const PRODUCT_INVOCATIONS: u32 = 128;
+/// Workgroups of that size are more than the default counts on; fewer where fewer fit.
+const PRODUCT_GROUPS: u32 = 512;
 
 /// A megakernel with the opcodes of the bench, ready to be started.
 pub(super) struct Ring {
@@ -73,7 +77,7 @@ impl Ring {
             }
             Load::Products(data) => {
                 let [a, b, c] = GEMM_BINDINGS;
-                builder = builder.handler(gemm_handler());
+                builder = builder.workgroup_size(PRODUCT_INVOCATIONS).handler(gemm_handler());
                 builder =
                     builder.bind_bytes(a, bytes_of_halves(&data.a)).bind_bytes(b, bytes_of_halves(&data.b));
                 builder = builder.bind_zeroed(c, data.len() as u64);
@@ -83,7 +87,10 @@ impl Ring {
     }
 
     fn start(&self, wait: WaitStrategy) -> Result<Live> {
-        let options = SessionOptions::new().wait_strategy(wait);
+        let mut options = SessionOptions::new().wait_strategy(wait);
+        if matches!(self.load, Load::Products(_)) {
+            options = options.worker_groups(PRODUCT_GROUPS);
+        }
         let session = self.megakernel.start_with(options).context("start a session")?;
         let mut live = Live { session, submitted: 0 };
         live.fold(0, WARM_UP)?;

@@ -24,7 +24,8 @@ pub(super) const SCANS: &str = "scans of 1 KiB";
 pub(super) const PRODUCTS: &str = "products of 64 cubed";
 pub(super) const WORK: &str = "long items";
 pub(super) const IDLE: &str = "idle";
-const GROUPS: u32 = 8;
+/// All groups, in order.
+pub(super) const GROUPS: [&str; 8] = [LAUNCHES, ONE_ITEM, BATCHES, PRODUCERS, SCANS, PRODUCTS, WORK, IDLE];
 
 const RING: &str = "ring";
 const DISPATCH: &str = "one dispatch each";
@@ -39,6 +40,8 @@ pub(super) struct Suite {
     backend: Arc<dyn VyreBackend>,
     gpu: Opening<Gpu>,
     is_quick: bool,
+    /// Groups to measure.
+    groups: Vec<&'static str>,
     /// Of a group.
     budget: Duration,
     scans: Arc<ScanData>,
@@ -46,7 +49,14 @@ pub(super) struct Suite {
 }
 
 impl Suite {
-    pub(super) fn new(name: &'static str, opened: Opened, is_quick: bool, budget: Duration) -> Suite {
+    /// A suite of these groups, which share the time.
+    pub(super) fn new(
+        name: &'static str,
+        opened: Opened,
+        is_quick: bool,
+        groups: Vec<&'static str>,
+        budget: Duration,
+    ) -> Suite {
         let pieces = if is_quick { 1000 } else { 10_000 };
         let gpu = match &opened.hip {
             Some(hip) => open(Gpu::new(hip)),
@@ -57,27 +67,39 @@ impl Suite {
             backend: opened.backend,
             gpu,
             is_quick,
-            budget: budget / GROUPS,
+            budget: budget / u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1),
+            groups,
             scans: Arc::new(ScanData::new(pieces)),
             products: Arc::new(ProductData::new(pieces.into())),
         }
     }
 
-    /// Everything, group after group.
+    /// Group after group. What no group needs is not made.
     pub(super) fn run(&self) -> Vec<Row> {
-        let launches = self.with_gpu(|gpu| Launches::new(gpu, &self.scans));
-        let echo = self.with_gpu(Echo::new);
-        let products = self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products));
-        let ring = self.ring(Load::Nothing);
-        let mut rows = self.launches(&launches);
-        rows.extend(self.one_item(&ring, &echo));
-        rows.extend(self.batches(&ring));
-        rows.extend(self.producers(&ring));
-        rows.extend(self.scans(&launches));
-        rows.extend(self.products(&products));
-        rows.extend(self.work(&ring, &launches));
-        rows.extend(self.idle(&ring));
-        rows
+        let launches =
+            self.made_for(&[LAUNCHES, SCANS, WORK], || self.with_gpu(|gpu| Launches::new(gpu, &self.scans)));
+        let echo = self.made_for(&[ONE_ITEM], || self.with_gpu(Echo::new));
+        let products =
+            self.made_for(&[PRODUCTS], || self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products)));
+        let ring = self.made_for(&[ONE_ITEM, BATCHES, PRODUCERS, WORK, IDLE], || self.ring(Load::Nothing));
+        let measure = |&group: &&'static str| match group {
+            LAUNCHES => self.launches(&launches),
+            ONE_ITEM => self.one_item(&ring, &echo),
+            BATCHES => self.batches(&ring),
+            PRODUCERS => self.producers(&ring),
+            SCANS => self.scans(&launches),
+            PRODUCTS => self.products(&products),
+            WORK => self.work(&ring, &launches),
+            _ => self.idle(&ring),
+        };
+        self.groups.iter().flat_map(measure).collect()
+    }
+
+    fn made_for<T>(&self, groups: &[&str], make: impl FnOnce() -> Opening<T>) -> Opening<T> {
+        if self.groups.iter().any(|group| groups.contains(group)) {
+            return make();
+        }
+        Err(not_measured("no group that was asked for needs it"))
     }
 
     fn with_gpu<'g, T>(&'g self, make: impl FnOnce(&'g Gpu) -> Result<T>) -> Opening<T> {

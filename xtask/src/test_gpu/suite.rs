@@ -87,6 +87,13 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
                 .into()
         }));
     }
+    {
+        let device = device.clone();
+        let name = format!("{}::items::gemm", device.name);
+        trials.push(records.trial(name, move || {
+            conformance::run_gemm(&device.backend).map_err(|error| programs::describe(&error)).into()
+        }));
+    }
     sessions::add(device, records, trials);
     litmus::add(device, records, trials);
     programs::add(device, records, trials);

@@ -311,7 +311,8 @@ impl<'p, 's> Body<'p, 's> {
             text.push_str(&arg);
         }
         if self.item {
-            self.out.line("vyre_acquire(vyre);");
+            // One acquires for all: the barrier passes it on.
+            self.out.line("if (vyre.local == 0u) vyre_acquire(vyre);");
             self.out.line("vyre.stored = true;");
         }
         self.out.line(self.barrier());

@@ -7,3 +7,4 @@ mod operations;
 mod random;
 mod resident;
 mod text;
+mod wave_tile;

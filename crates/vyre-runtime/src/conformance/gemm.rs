@@ -91,7 +91,7 @@ impl Whole {
     }
 }
 
-/// Runs products of 64 x 64 x 64 through a session and through batches, dense and with gaps, and compares every
+/// Runs products through a session and through batches, dense, with gaps and of odd sizes, and compares every
 /// element: sums of products of small whole numbers are exact in whatever order they are taken.
 ///
 /// # Errors
@@ -100,9 +100,12 @@ impl Whole {
 pub fn run_gemm(backend: &Arc<dyn VyreBackend>) -> Result<(), Nonconformance> {
     let dense = GemmProblem::dense(64, 64, 64);
     let gaps = GemmProblem { lda: 67, ldb: 70, ldc: 65, alpha: 2.0, beta: 0.5, ..dense };
-    for (name, problem, offsets) in
-        [("a dense gemm as an item", dense, [0; 3]), ("a gemm with gaps as an item", gaps, [3, 8, 5])]
-    {
+    let edges = GemmProblem { lda: 48, ldb: 104, ..GemmProblem::dense(70, 100, 45) };
+    for (name, problem, offsets) in [
+        ("a dense gemm as an item", dense, [0; 3]),
+        ("a gemm with gaps as an item", gaps, [3, 8, 5]),
+        ("a gemm of no whole tiles as an item", edges, [8, 16, 4]),
+    ] {
         run_product(&Check(name), backend, &problem, offsets)?;
     }
     Ok(())
