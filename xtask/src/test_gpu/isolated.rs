@@ -83,7 +83,8 @@ const BLOWS: [(&str, Blow); 14] = [
 pub(crate) fn add(device: &Device, repeats: u32, records: &Records, trials: &mut Vec<Trial>) {
     let ordinal = device.ordinal();
     let mut add = |test: String, body: Box<dyn FnOnce() -> Result<(), String> + Send>| {
-        trials.push(records.trial(format!("{}-worker::{test}", device.name), move || body().into()));
+        let name = format!("{}-worker::{test}", device.name);
+        trials.push(records.trial_alone(device, name, move || body().into()));
     };
     for spare in [false, true] {
         for (blow_name, blow) in BLOWS {

@@ -13,8 +13,9 @@ use vyre_driver::VyreBackend;
 use vyre_driver::wait::WaitStrategy;
 use vyre_foundation::DataType;
 use vyre_foundation::builder::{Operand, Value};
+use vyre_hip::HipBackend;
 use vyre_hip::compile::{Architecture, EmittedSource, Platform};
-use vyre_hip::{HipBackend, emit};
+use vyre_hip::emit::{self, QuarterAccess};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::{SessionOptions, Tickets};
 use vyre_runtime::{
@@ -52,7 +53,8 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
     let share = if device.hip.is_some() { 1 } else { 50 };
     let mut add = |name: &str, body: Box<dyn Fn(&Backend) -> Result<(), String> + Send>| {
         let backend = Arc::clone(&device.backend);
-        trials.push(records.trial(format!("{}::litmus::{name}", device.name), move || {
+        let name = format!("{}::litmus::{name}", device.name);
+        trials.push(records.trial_alone(device, name, move || {
             if !backend.capabilities().persistent {
                 return Verdict::Unsupported("the backend keeps no kernel resident".to_owned());
             }
@@ -79,9 +81,13 @@ fn single_accesses(hip: &HipBackend) -> Result<Verdict, String> {
             "quarters are moved as two double words, in order, on AMD".to_owned(),
         ));
     }
+    if QuarterAccess::from_environment() == QuarterAccess::Fenced {
+        return Ok(Verdict::Unsupported("VYRE_FENCED asks for two accesses".to_owned()));
+    }
     let handlers = HandlerTable::new(conformance::handlers()).map_err(failed)?;
     let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE).map_err(failed)?;
-    let emitted = emit::resident(&programs.spec(1)).map_err(|error| describe(&error))?;
+    let emitted =
+        emit::resident(&programs.spec(1), QuarterAccess::Single).map_err(|error| describe(&error))?;
     let source = EmittedSource { name: "items", source: &emitted.source, lines: &emitted.lines };
     let object = source.request(&arch, |request| hip.compiler().compile(request));
     let object = object.map_err(|error| describe(&error))?;

@@ -42,7 +42,7 @@ pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
     for &(name, body) in TRIALS {
         let backend = Arc::clone(&device.backend);
         let name = format!("{}::session::{name}", device.name);
-        trials.push(records.trial(name, move || {
+        trials.push(records.trial_alone(device, name, move || {
             if !backend.capabilities().persistent {
                 return Verdict::Unsupported("the backend keeps no kernel resident".to_owned());
             }

@@ -75,9 +75,10 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
         );
     }
     {
+        let whole = device;
         let device = device.clone();
         let name = format!("{}::session::vectors", device.name);
-        trials.push(records.trial(name, move || {
+        trials.push(records.trial_alone(whole, name, move || {
             if !device.backend.capabilities().persistent {
                 return Verdict::Unsupported("the backend keeps no kernel resident".to_owned());
             }

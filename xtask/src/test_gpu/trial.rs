@@ -11,6 +11,8 @@ use libtest_mimic::{Completion, Failed, Trial};
 use serde_json::json;
 use vyre_driver::VyreBackend;
 
+use super::Device;
+
 /// How long a trial may take, compiling included.
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -45,14 +47,34 @@ struct Record {
 
 /// What became of the trials.
 #[derive(Clone, Default)]
-pub(crate) struct Records(Arc<Mutex<Vec<Record>>>);
+pub(crate) struct Records {
+    all: Arc<Mutex<Vec<Record>>>,
+    /// Held by a trial that has a GPU to itself.
+    whole: Arc<Mutex<()>>,
+}
 
 impl Records {
     /// Makes a trial of a body. A body that has not ended by the deadline has failed; its thread is left
     /// behind, for nothing can end it.
     pub(crate) fn trial(&self, name: String, body: impl FnOnce() -> Verdict + Send + 'static) -> Trial {
+        self.trial_of(name, false, body)
+    }
+
+    /// The same; on a GPU, no other such trial runs meanwhile. For bodies that keep a kernel resident, of which only so
+    /// many fit a device, or own another process's context, which takes turns with this one's.
+    pub(crate) fn trial_alone(
+        &self,
+        device: &Device,
+        name: String,
+        body: impl FnOnce() -> Verdict + Send + 'static,
+    ) -> Trial {
+        self.trial_of(name, device.hip.is_some(), body)
+    }
+
+    fn trial_of(&self, name: String, alone: bool, body: impl FnOnce() -> Verdict + Send + 'static) -> Trial {
         let records = self.clone();
         Trial::ignorable_test(name.clone(), move || {
+            let _whole = alone.then(|| records.whole.lock().unwrap_or_else(PoisonError::into_inner));
             let started = Instant::now();
             let (send, receive) = mpsc::sync_channel(1);
             let spawned = thread::Builder::new().name(name.clone()).spawn(move || send.send(body()));
@@ -70,7 +92,7 @@ impl Records {
                 Verdict::Failed(reason) => ("failed", reason.clone()),
             };
             let seconds = started.elapsed().as_secs_f64();
-            let mut all = records.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = records.all.lock().unwrap_or_else(PoisonError::into_inner);
             all.push(Record { name, outcome, detail, seconds });
             drop(all);
             match verdict {
@@ -85,7 +107,7 @@ impl Records {
 
     /// Counts by device and outcome.
     pub(crate) fn print_summary(&self) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut devices: Vec<&str> = all.iter().map(|record| device_of(&record.name)).collect();
         devices.sort_unstable();
         devices.dedup();
@@ -109,7 +131,7 @@ impl Records {
         path: &Path,
         devices: impl Iterator<Item = (&'d str, &'d dyn VyreBackend)>,
     ) -> Result<()> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let devices: Vec<_> = devices
             .map(|(name, backend)| {
                 let identity = backend.identity();
