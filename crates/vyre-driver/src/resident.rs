@@ -183,6 +183,11 @@ pub trait ResidentKernel: Send + Sync {
 
     /// Tells a parked consumer that something was published or answered. Cheap when nobody is parked.
     fn ring_doorbell(&self);
+
+    /// Whether its consumers ever park. If not, nobody has to ring.
+    fn parks(&self) -> bool {
+        true
+    }
 }
 
 /// Whether a resident kernel runs.

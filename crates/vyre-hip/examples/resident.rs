@@ -18,7 +18,7 @@ use vyre_foundation::MemorySpace;
 use vyre_hip::HipBackend;
 use vyre_hip::compile::{Architecture, EmittedSource};
 use vyre_hip::device::{HostMemory as _, LaunchConfig, Module, PinnedMemory, Stream, StreamPriority};
-use vyre_hip::emit::{self, LineMap};
+use vyre_hip::emit::{self, LineMap, QuarterAccess};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::SessionOptions;
 use vyre_runtime::state::{header, tenant_row};
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::args().any(|argument| argument == "--emit") {
         let handlers = HandlerTable::new(conformance::handlers())?;
         let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE)?;
-        print!("{}", emit::resident(&programs.spec(1))?.source);
+        print!("{}", emit::resident(&programs.spec(1), QuarterAccess::from_environment())?.source);
         return Ok(());
     }
     let backend = Arc::new(HipBackend::open(0)?);

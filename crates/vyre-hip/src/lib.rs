@@ -32,6 +32,7 @@ pub const ENVIRONMENT: &[&str] = &[
     "TMPDIR",
     "VYRE_CACHE_BYTES",
     "VYRE_CACHE_DIR",
+    "VYRE_FENCED",
     "VYRE_HIP_LIBRARY",
     "VYRE_HIP_PLATFORM",
     "VYRE_PREBUILT_DIR",

@@ -191,6 +191,28 @@ pub enum EmitError {
     },
 }
 
+/// How a resident kernel moves the quarters of slots, and completions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuarterAccess {
+    /// By one access of 16 bytes where that is atomic (NVIDIA, sm_70 and later), else as [`Fenced`](Self::Fenced).
+    #[default]
+    Single,
+    /// As two double words, the one with the tag released last and acquired first. It needs no more than what every
+    /// memory model promises, and costs a fence at every hop.
+    Fenced,
+}
+
+impl QuarterAccess {
+    /// [`Fenced`](Self::Fenced) if the environment variable `VYRE_FENCED` is 1.
+    pub fn from_environment() -> Self {
+        if std::env::var_os("VYRE_FENCED").is_some_and(|value| value == "1") {
+            Self::Fenced
+        } else {
+            Self::Single
+        }
+    }
+}
+
 /// Emits a kernel that stays resident and runs items: each in a lane, and those that the workgroup program is for in
 /// a workgroup once a lane has admitted them.
 ///
@@ -198,14 +220,14 @@ pub enum EmitError {
 ///
 /// If a program is not a [`ProgramKind::Item`], or declares an external function that is not one of
 /// [`vyre_foundation::externals`].
-pub fn resident(spec: &ResidentSpec) -> Result<EmittedResident, EmitError> {
+pub fn resident(spec: &ResidentSpec, quarters: QuarterAccess) -> Result<EmittedResident, EmitError> {
     for program in std::iter::once(&spec.lane).chain(&spec.accounting).chain(&spec.workgroup) {
         if program.program().kind == ProgramKind::Kernel {
             return Err(EmitError::NotAnItem(program.program().name.clone()));
         }
         externals::check(program.program())?;
     }
-    Ok(resident::emit(spec))
+    Ok(resident::emit(spec, quarters))
 }
 
 /// Emits a kernel.

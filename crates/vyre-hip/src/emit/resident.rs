@@ -9,7 +9,7 @@ use super::analysis::Analysis;
 use super::expression::element;
 use super::function::Body;
 use super::source::Source;
-use super::{Bindings, EmittedResident};
+use super::{Bindings, EmittedResident, QuarterAccess};
 
 /// The kernel that stays, and the one that runs before it.
 const ENTRIES: [&str; 2] = ["vyre_resident_kernel", "vyre_resident_prepare"];
@@ -19,7 +19,7 @@ const WAVE: u32 = 64;
 const LEAST_INVOCATIONS: u32 = 128;
 
 /// Emits a resident kernel.
-pub(super) fn emit(spec: &ResidentSpec) -> EmittedResident {
+pub(super) fn emit(spec: &ResidentSpec, quarters: QuarterAccess) -> EmittedResident {
     let ResidentSpec { lane, accounting, workgroup, .. } = spec;
     let bound: Vec<&BufferDecl> =
         lane.program().buffers.iter().filter(|decl| decl.space != MemorySpace::Workgroup).collect();
@@ -33,6 +33,9 @@ pub(super) fn emit(spec: &ResidentSpec) -> EmittedResident {
     let mut out = Source::default();
     out.line(format_args!("// The items of `{}`, resident.", lane.program().name));
     out.line(format_args!("#define VYRE_THREADS {threads}"));
+    if quarters == QuarterAccess::Fenced {
+        out.line("#define VYRE_FENCED 1");
+    }
     out.line("#include \"resident/kernel.h\"");
     let externals = |program: &ValidatedProgram| !program.program().externals.is_empty();
     if externals(lane) || workgroup.as_ref().is_some_and(externals) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vyre_hip::emit::{self, EmittedResident};
+use vyre_hip::emit::{self, EmittedResident, QuarterAccess};
 use vyre_runtime::conformance;
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 
@@ -12,7 +12,7 @@ use crate::compilers::{compile_for_amd, compile_for_nvidia};
 fn emitted() -> EmittedResident {
     let handlers = HandlerTable::new(conformance::handlers()).unwrap();
     let programs = ItemPrograms::new(Arc::new(handlers), conformance::WORKGROUP_SIZE).unwrap();
-    emit::resident(&programs.spec(1)).unwrap()
+    emit::resident(&programs.spec(1), QuarterAccess::Single).unwrap()
 }
 
 #[test]

@@ -158,6 +158,7 @@ impl Shared {
         let number = self.starts.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.note("start", &[("number", number), ("generation", built.generation.0)]);
         control.kernel = Some(Arc::clone(&kernel));
+        self.parks.store(kernel.parks(), Ordering::Relaxed);
         self.kernel.store(Some(Arc::new(Running(Arc::clone(&kernel)))));
         // Whatever was published while there was no kernel rang nobody's bell.
         kernel.ring_doorbell();

@@ -96,6 +96,8 @@ pub(super) struct Shared {
     /// The device generation, for tickets.
     pub(super) generation: AtomicU64,
     pub(super) kernel: ArcSwapOption<Running>,
+    /// Whether that one's consumers park.
+    pub(super) parks: AtomicBool,
     /// Held while the kernel is started, stopped or replaced. Taken before every other lock but `changing`.
     pub(super) control: Mutex<Control>,
     /// The host's end of the current incarnation's regions. Held while mirrors are taken over; taken before
@@ -219,7 +221,15 @@ impl Shared {
         payloads: Option<&mut [Option<ArenaRange>]>,
         tracked: bool,
     ) -> Result<u64, MegakernelError> {
-        images.iter().try_for_each(|image| self.plan.check_image(image))?;
+        // Most batches are of one kind, and only a packed slot has operations of its own.
+        let mut checked = None;
+        for image in images {
+            let kind = Some((image.tenant, image.opcode));
+            if kind != checked || image.opcode == opcode::PACKED_SLOT {
+                self.plan.check_image(image)?;
+                checked = kind;
+            }
+        }
         self.publish_unchecked(images, payloads, tracked)
     }
 
@@ -265,7 +275,10 @@ impl Shared {
                 self.swap_gate(open, Gate::ShuttingDown);
             }
         }
-        if let Some(running) = self.kernel.load().as_ref() {
+        // A kernel that parks looks again by itself before long, should it have taken the place of one that does not.
+        if self.parks.load(Ordering::Relaxed)
+            && let Some(running) = self.kernel.load().as_ref()
+        {
             running.0.ring_doorbell();
         }
         // Pairs with the store of whoever closed the gate and then looked for items to fail: either it saw

@@ -150,6 +150,7 @@ impl PersistentSession {
             ring,
             gate: AtomicU8::new(Gate::Open as u8),
             kernel: ArcSwapOption::empty(),
+            parks: AtomicBool::new(true),
             control: Mutex::new(Control::new(regions)),
             view: Mutex::new(view),
             buffers: Mutex::new(buffers),

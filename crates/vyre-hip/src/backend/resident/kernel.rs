@@ -179,6 +179,10 @@ impl ResidentKernel for Kernel {
 
     /// The kernel looks at the host's memory by itself.
     fn ring_doorbell(&self) {}
+
+    fn parks(&self) -> bool {
+        false
+    }
 }
 
 impl Drop for Kernel {

@@ -22,7 +22,7 @@ use super::kernel::{load, refused};
 use super::{GENERATION, Inner, compile_failed};
 use crate::compile::{CodeObject, EmittedSource};
 use crate::device::{Function, LaunchConfig, Module, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
-use crate::emit::{self, EmittedResident};
+use crate::emit::{self, EmittedResident, QuarterAccess};
 use kernel::{Kernel, PINNED_BYTES, Parts};
 use memory::{Memory, Shape, mapped};
 
@@ -153,7 +153,7 @@ impl ResidentPipeline for Prepared {
 /// Checks and emits the programs.
 pub(super) fn emitted(spec: &ResidentSpec) -> Result<EmittedResident, BackendError> {
     spec.check()?;
-    emit::resident(spec).map_err(|error| refused(&spec.lane, &error))
+    emit::resident(spec, QuarterAccess::from_environment()).map_err(|error| refused(&spec.lane, &error))
 }
 
 /// How many workgroups do what.
