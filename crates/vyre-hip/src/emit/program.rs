@@ -68,8 +68,13 @@ impl Frame<'_, '_> {
     fn head(&mut self) {
         let program = self.validated.program();
         self.out.line(format_args!("// The program `{}`.", program.name));
+        let externals = !program.externals.is_empty();
+        if externals {
+            // With the addresses of buffers told apart, cicc of CUDA 13.0 does not end on some of these programs.
+            self.out.line("#define VYRE_GENERIC_ADDRESSES 1");
+        }
         self.out.line("#include \"vyre_device.h\"");
-        if !program.externals.is_empty() {
+        if externals {
             self.out.line("#include \"vyre_externals.h\"");
         }
         self.out.gap();

@@ -4,6 +4,7 @@ mod compilers;
 mod host;
 mod host_runs;
 mod operations;
+mod products;
 mod random;
 mod resident;
 mod text;
