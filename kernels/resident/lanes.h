@@ -233,8 +233,8 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       coming = vyre_wave_any(ready);
       if (!coming) vyre_rest(20);
     }
-    if (leaving) shared.leaving = 1;
     if (resuming) break;
+    if (leaving) shared.leaving = 1;
   }
   if (threadIdx.x == 0 || (resuming && vyre_wave_lane() == 0)) vyre_say_busy(kernel, worker, 0, 0, 0);
 }

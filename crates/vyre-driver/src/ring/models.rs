@@ -433,6 +433,32 @@ fn a_late_completion_of_a_dead_incarnation_is_believed_or_replayed_never_both() 
 }
 
 #[test]
+fn a_detached_item_that_is_reaped_around_a_restart_is_freed_once() {
+    check(|swap| {
+        let ring = Ring::new(1);
+        ring.producer.submit_detached(&image(0)).unwrap();
+        let (old, reaper) = two(&ring);
+        let claimed = ring.consumer.claim().unwrap();
+        let recovery = Arc::clone(&ring);
+        let old = thread::spawn(move || old.consumer.complete(claimed.ticket, Completion::done(1)).unwrap());
+        race(
+            swap,
+            move || {
+                let next = recovery.restart();
+                if let Some(claimed) = next.claim() {
+                    next.complete(claimed.ticket, Completion::done(2)).unwrap();
+                }
+            },
+            move || reaper.producer.reap(|_, _| panic!("nobody holds the ticket")),
+        );
+        old.join().unwrap();
+        ring.producer.sweep_detached();
+        let counters = ring.producer.counters();
+        assert_eq!((counters.outstanding, counters.detached_done), (0, 1));
+    });
+}
+
+#[test]
 fn an_item_submitted_around_a_restart_is_run_by_the_next_incarnation() {
     check(|swap| {
         let ring = Ring::new(1);

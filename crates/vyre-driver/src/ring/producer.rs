@@ -16,7 +16,9 @@ use crate::region::SessionRegions;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wait::Waiter;
 
-/// Called with every detached ticket that ended in a fault, on whatever thread noticed.
+/// Called with every detached ticket that ended in a fault, on whatever thread noticed: one that submits, forgets,
+/// reaps or counts. It must not submit, because a submission that finds more of them calls it again, and should not
+/// panic: the others that were found with that one are counted then, and not told.
 pub type DetachedHandler = Box<dyn Fn(RawTicket, Completion) + Send + Sync>;
 
 /// The producer's half of a ring. Any number of threads use it at once.

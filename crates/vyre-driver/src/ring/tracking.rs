@@ -146,7 +146,7 @@ impl<M: Memory> RingProducer<M> {
                 }
             };
             if done {
-                self.sweep(ticket..ticket.wrapping_add(1));
+                self.sweep_ticket(ticket);
                 return Ok(());
             }
         }
@@ -162,10 +162,8 @@ impl<M: Memory> RingProducer<M> {
         let mut reaped = 0;
         while ticket != head {
             in_a_row &= match self.look(ticket) {
-                Ok(Look::Finished(word, _)) if word.state() == State::Detached => {
-                    self.sweep(ticket..ticket.wrapping_add(1));
-                    true
-                }
+                // It may be unfinished again: another region may be looked at by now.
+                Ok(Look::Finished(word, _)) if word.state() == State::Detached => self.sweep_ticket(ticket),
                 Ok(Look::Finished(word, completion)) => {
                     let won = self.free(ticket, word);
                     if won {
@@ -294,7 +292,7 @@ impl<M: Memory> RingProducer<M> {
         self.swept.fetch_max(first.wrapping_add(done), Ordering::Relaxed);
         if done == 0 {
             // It ended in a fault, owns a range, was saved, or broke the protocol.
-            self.sweep(first..first.wrapping_add(1));
+            self.sweep_ticket(first);
         }
     }
 
@@ -337,6 +335,15 @@ impl<M: Memory> RingProducer<M> {
         }
     }
 
+    /// Frees the slot of a detached ticket if its item is finished. Whether this call did.
+    fn sweep_ticket(&self, ticket: u64) -> bool {
+        let all = self.incarnations.lock();
+        let ended = self.sweep_one(&all, ticket).map(|completion| (ticket, completion));
+        drop(all);
+        self.count_detached(ended.as_slice());
+        ended.is_some()
+    }
+
     fn sweep_one(&self, all: &Lock<'_, M>, ticket: u64) -> Option<Completion> {
         let word = Word(self.word(ticket).load(Ordering::Acquire));
         if word.lap() != ticket >> self.shift || word.state() != State::Detached {
@@ -372,10 +379,12 @@ impl<M: Memory> RingProducer<M> {
 
     /// Counts detached items that ended. Under no lock: it calls the user's handler.
     pub(super) fn count_detached(&self, ended: &[(u64, Completion)]) {
-        self.count_done(ended.iter().filter(|(_, completion)| completion.is_done()).count() as u64);
-        for &(ticket, completion) in ended.iter().filter(|(_, completion)| !completion.is_done()) {
-            self.detached_faults.fetch_add(1, Ordering::Relaxed);
-            if let Some(handler) = &self.on_detached_fault {
+        let done = ended.iter().filter(|(_, completion)| completion.is_done()).count();
+        self.count_done(done as u64);
+        // Before the handler, which may panic.
+        self.detached_faults.fetch_add((ended.len() - done) as u64, Ordering::Relaxed);
+        if let Some(handler) = &self.on_detached_fault {
+            for &(ticket, completion) in ended.iter().filter(|(_, completion)| !completion.is_done()) {
                 handler(self.raw(ticket), completion);
             }
         }
