@@ -165,6 +165,20 @@ fn a_spare_has_compiled_everything_before_it_is_needed() {
     doubles(&backend, 100);
 }
 
+fn a_stopped_spare_is_not_waited_for() {
+    let backend = open(options().spare(true).silence(Duration::from_millis(700)).call_deadline(2 * WAIT));
+    until("no spare", || backend.spare_pid().is_some());
+    let spare = backend.spare_pid().expect("a spare");
+    signal(spare, Signal::STOP);
+    kill(&backend);
+    until_lost(&backend);
+    assert_eq!(backend.recover().expect("recovered"), Generation(2));
+    let replacement = backend.last_replacement().expect("it was replaced");
+    assert!(!replacement.from_spare && replacement.ready_after < WAIT, "{replacement:?}");
+    until("the spare lives", || !std::path::Path::new(&format!("/proc/{spare}")).exists());
+    doubles(&backend, 10);
+}
+
 fn a_spare_that_dies_is_replaced_soon() {
     let backend = open(options().spare(true));
     let started = Instant::now();
@@ -435,6 +449,7 @@ fn main() {
         a_stopped_worker_is_unresponsive_and_replaced,
         a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is,
         a_spare_has_compiled_everything_before_it_is_needed,
+        a_stopped_spare_is_not_waited_for,
         a_spare_that_dies_is_replaced_soon,
         a_spare_ends_when_it_would_never_be_taken,
         a_kernel_that_does_not_leave_is_ended_with_its_worker,

@@ -273,9 +273,11 @@ impl Shared {
 
     /// The spare, or a new one.
     fn next_worker(&self, budget: &mut Budget) -> Result<(Arc<Worker>, bool), BackendError> {
-        let spare = lock(&self.recovery.spare).take();
-        // Asked, because it may have died so lately that nobody has been told.
-        if let Some(spare) = spare.filter(|spare| spare.answers()) {
+        // Asked, because it may have died so lately that nobody has been told; and where it is, because there its
+        // silence is noticed.
+        if let Some(asked) = self.recovery.spare().filter(|spare| spare.answers())
+            && let Some(spare) = lock(&self.recovery.spare).take_if(|spare| Arc::ptr_eq(spare, &asked))
+        {
             return Ok((spare, true));
         }
         let mut tried = 1;
