@@ -232,7 +232,9 @@ fn list_in(folder: &Path) -> Result<Listing, ObserveError> {
             drop(fs::remove_file(&path));
             continue;
         }
-        if path.extension().is_none_or(|extension| extension != "json") {
+        // A pipe of that name would be waited for.
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
+        if path.extension().is_none_or(|extension| extension != "json") || !is_file {
             continue;
         }
         match fs::read(&path) {

@@ -92,7 +92,9 @@ pub struct OpcodeCount {
     pub opcode: SlotOpcode,
     /// The name of its handler, or of the built-in operation.
     pub name: String,
-    /// Items admitted.
+    /// Runs of its handler that came to an end by themselves, faults and traps among them: an item that runs again is
+    /// counted again, one that the item deadline or a lapsed lease cut short is not. The operations of a packed slot are
+    /// counted under their own opcodes.
     pub items: u64,
 }
 
@@ -101,12 +103,13 @@ pub struct OpcodeCount {
 pub struct TenantCount {
     /// The tenant.
     pub tenant: u16,
-    /// Items admitted: what its quota is compared with.
+    /// Items admitted: what its quota is compared with. One that runs again because the session was restarted,
+    /// or recovered, is admitted again.
     pub used: u64,
     /// Items that ended DONE.
     pub done: u64,
-    /// Items that ended in FAULT by what they answered. Those that trapped, or that the item deadline or a
-    /// lapsed lease ended, are in `used` only: the program that counts did not get that far.
+    /// Items that ended in FAULT, traps among them. Those that the item deadline ended are too, unless a workgroup ran
+    /// them: the program that counts did not get that far.
     pub faulted: u64,
 }
 

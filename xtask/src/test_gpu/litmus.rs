@@ -28,6 +28,7 @@ use super::programs::describe;
 use super::trial::{Records, Verdict};
 
 type Backend = Arc<dyn VyreBackend>;
+type Body = Box<dyn Fn(&Backend) -> Result<(), String> + Send>;
 
 /// Compares its arguments with what its first one says they are.
 const CHECK: u32 = 0x60;
@@ -51,7 +52,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// Adds the trials of one device. A GPU gets as many items as the bar asks for, the interpreter a share.
 pub(crate) fn add(device: &Device, records: &Records, trials: &mut Vec<Trial>) {
     let share = if device.hip.is_some() { 1 } else { 50 };
-    let mut add = |name: &str, body: Box<dyn Fn(&Backend) -> Result<(), String> + Send>| {
+    let mut add = |name: &str, body: Body| {
         let backend = Arc::clone(&device.backend);
         let name = format!("{}::litmus::{name}", device.name);
         trials.push(records.trial_alone(device, name, move || {

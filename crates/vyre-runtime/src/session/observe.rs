@@ -9,6 +9,8 @@ use crate::observe::{self, INTERVAL, ObserveError, Published, VARIABLE, VERSION,
 
 /// Publishing may take this part of the session's own thread: a large ring takes longer to look at.
 const SHARE: u32 = 100;
+/// The longest pause because of that. An observer takes a session for silent after two of them.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Writes a session's snapshots, and removes the last one.
 pub(super) struct Publisher {
@@ -64,7 +66,9 @@ impl Publisher {
             }
             Err(_) => {}
         }
-        self.due = Instant::now() + INTERVAL.max(began.elapsed() * SHARE);
+        // On a busy machine most of the time that passed may have been others'.
+        let rest = (began.elapsed() * SHARE).clamp(INTERVAL, LONGEST);
+        self.due = Instant::now() + rest;
     }
 
     /// Publishes now.
