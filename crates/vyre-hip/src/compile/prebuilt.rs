@@ -94,33 +94,64 @@ impl Prebuilt {
     }
 
     /// The code object of a source for an architecture, or for the same processor whatever its features: such
-    /// code runs with any. The error says why there is none.
+    /// code runs with any. What is damaged is passed over. The error says why there is none.
     pub(crate) fn find(
         &self,
         source_digest: &str,
         arch: &Architecture,
     ) -> Result<(PrebuiltObject, Vec<u8>), String> {
         let objects = self.objects.get_or_init(|| read(&self.folder)).as_ref().map_err(Clone::clone)?;
-        let of_source = |object: &&PrebuiltObject| object.source_digest == source_digest;
-        let built_for = |name: &str| objects.iter().filter(of_source).find(|object| object.arch == name);
-        let Some(object) = built_for(arch.as_str()).or_else(|| built_for(arch.processor())) else {
-            let archs: Vec<&str> = objects.iter().filter(of_source).map(|object| &*object.arch).collect();
-            return Err(match archs.as_slice() {
-                [] => format!("its {MANIFEST} lists {} others", objects.len()),
-                archs => format!("its {MANIFEST} has this source for {} only", archs.join(", ")),
-            });
-        };
+        let of_source = || objects.iter().filter(|object| object.source_digest == source_digest);
+        let exact = of_source().filter(|object| object.arch == arch.as_str());
+        let plain =
+            of_source().filter(|object| object.arch == arch.processor() && object.arch != arch.as_str());
+        let mut unusable = Vec::new();
+        for object in exact.chain(plain) {
+            match self.image(object) {
+                Ok(image) => return Ok((object.clone(), image)),
+                Err(why) => {
+                    tracing::warn!(%arch, why, "a code object built elsewhere is passed over");
+                    unusable.push(why);
+                }
+            }
+        }
+        if !unusable.is_empty() {
+            return Err(unusable.join("; "));
+        }
+        let archs: Vec<&str> = of_source().map(|object| &*object.arch).collect();
+        Err(match archs.as_slice() {
+            [] => format!("its {MANIFEST} lists {} others", objects.len()),
+            archs => format!("its {MANIFEST} has this source for {} only", archs.join(", ")),
+        })
+    }
+
+    /// The file of a row, if it is what the row says.
+    fn image(&self, object: &PrebuiltObject) -> Result<Vec<u8>, String> {
         let path = self.folder.join(&object.file);
-        let image = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let digest = hex(blake3::hash(&image).as_bytes());
-        if digest != object.digest {
+        let failed = |error: io::Error| format!("{}: {error}", path.display());
+        let damaged = |why: String| format!("{} is damaged: {why}", path.display());
+        let file = path.canonicalize().map_err(failed)?;
+        if !file.starts_with(self.folder.canonicalize().map_err(failed)?) {
             return Err(format!(
-                "{} is damaged: its digest is {digest}, not {}",
+                "{} is a link to {}, outside of the folder: copy it in",
                 path.display(),
-                object.digest
+                file.display()
             ));
         }
-        Ok((object.clone(), image))
+        // Before it is opened: a pipe would wait for its writer.
+        let about = file.metadata().map_err(failed)?;
+        if !about.is_file() {
+            return Err(damaged("it is no regular file".to_owned()));
+        }
+        if about.len() != object.bytes {
+            return Err(damaged(format!("it has {} bytes, not {}", about.len(), object.bytes)));
+        }
+        let image = fs::read(&file).map_err(failed)?;
+        let digest = hex(blake3::hash(&image).as_bytes());
+        if digest != object.digest {
+            return Err(damaged(format!("its digest is {digest}, not {}", object.digest)));
+        }
+        Ok(image)
     }
 }
 

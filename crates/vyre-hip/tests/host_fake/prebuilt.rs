@@ -1,7 +1,9 @@
 //! What was built elsewhere runs where there is no compiler, and what is missing is named.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -174,6 +176,54 @@ fn what_is_damaged_is_not_believed() {
     // With a compiler, all that is no loss.
     let elsewhere = tempfile::tempdir().unwrap();
     folder.backend(compiler_in(elsewhere.path())).compile(&program("twice")).unwrap();
+}
+
+#[test]
+fn a_damaged_file_hides_no_good_one() {
+    let exact = Folder::new("gfx90a:sramecc+:xnack-");
+    let mut folder = Folder::new(ARCH);
+    for object in exact.built.iter().rev() {
+        let file = folder.at(&object.file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "damaged").unwrap();
+        folder.built.insert(0, object.clone());
+    }
+    folder.write_manifest(MANIFEST_VERSION);
+    folder.backend(Search::default()).compile(&program("twice")).unwrap();
+    // Nor does one whose row is there twice.
+    let mut folder = Folder::new(ARCH);
+    let mut wrong = folder.built[0].clone();
+    wrong.digest = "0".repeat(64);
+    folder.built.insert(0, wrong);
+    folder.write_manifest(MANIFEST_VERSION);
+    folder.backend(Search::default()).compile(&program("twice")).unwrap();
+}
+
+#[test]
+fn only_a_regular_file_of_the_listed_size_is_read() {
+    let folder = Folder::new(ARCH);
+    let native = folder.at(&folder.built[0].file);
+    let image = fs::read(&native).unwrap();
+    // Sparse: whoever reads it whole needs as much memory.
+    fs::File::options().write(true).open(&native).unwrap().set_len(1 << 40).unwrap();
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains(&format!("it has {} bytes, not {}", 1_u64 << 40, image.len())), "{why}");
+    fs::remove_file(&native).unwrap();
+    assert!(Command::new("mkfifo").arg(&native).status().unwrap().success());
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains("native.co is damaged: it is no regular file"), "{why}");
+    fs::remove_file(&native).unwrap();
+    // A link is followed within the folder, and not out of it.
+    fs::write(folder.at("kept.co"), &image).unwrap();
+    symlink("../kept.co", &native).unwrap();
+    folder.backend(Search::default()).compile(&program("twice")).unwrap();
+    fs::remove_file(&native).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let kept = outside.path().join("kept.co");
+    fs::write(&kept, &image).unwrap();
+    symlink(&kept, &native).unwrap();
+    let why = folder.refusal(&program("twice"));
+    assert!(why.contains(&format!("a link to {}, outside", kept.display())), "{why}");
 }
 
 #[test]
