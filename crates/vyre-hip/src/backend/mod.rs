@@ -162,7 +162,11 @@ fn capabilities(info: &DeviceInfo) -> Capabilities {
 
 /// What the machine lacks, in the words of the driver.
 fn unsupported(error: CompileError) -> BackendError {
-    BackendError::Unsupported { what: error.to_string(), remedy: "see docs/gpu-setup.md".to_owned() }
+    let remedy = match error {
+        CompileError::NotPrebuilt { .. } => "see docs/kernels.md",
+        _ => "see docs/kernels.md, or name a folder of what was built elsewhere by VYRE_PREBUILT_DIR",
+    };
+    BackendError::Unsupported { what: error.to_string(), remedy: remedy.to_owned() }
 }
 
 /// Why a source did not become a code object, in the words of the driver.

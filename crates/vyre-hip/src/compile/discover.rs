@@ -11,6 +11,9 @@ use super::{CompileError, Platform, Tried};
 const OLDEST_CLANG: u32 = 17;
 const NEWEST_CLANG: u32 = 30;
 
+/// Who named a compiler that is in [`Search::hipcc`] or [`Search::nvcc`], for messages.
+pub(super) const BY_CALLER: &str = "named by the caller";
+
 /// The places to look at. The environment is read once, here, so that a search can be tested without it.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
@@ -61,12 +64,12 @@ impl Search {
     /// or `NVCC`, and is not there is such an error too: another one would be a surprise.
     pub(crate) fn compilers(&self, platform: Platform) -> Result<Vec<Found>, CompileError> {
         let mut walk = Walk::default();
-        let (explicit, option) = match platform {
-            Platform::Amd => (&self.hipcc, "named by the caller"),
-            Platform::Nvidia => (&self.nvcc, "named by the caller"),
+        let explicit = match platform {
+            Platform::Amd => &self.hipcc,
+            Platform::Nvidia => &self.nvcc,
         };
         if let Some(path) = explicit {
-            walk.take(option, path, kind_of(path, platform));
+            walk.take(BY_CALLER, path, kind_of(path, platform));
             return walk.finish(platform);
         }
         let (variable, name, roots, kind) = match platform {
@@ -259,9 +262,11 @@ mod tests {
         let missing = Some(PathBuf::from("/nowhere/hipcc"));
         let by_variable = Search { hipcc_variable: missing.clone(), path: path.clone(), ..Search::default() };
         let by_caller = Search { hipcc: missing, path, ..Search::default() };
-        for search in [by_variable, by_caller] {
+        // The variable is not looked at where the caller names one.
+        for (search, has_variable) in [(by_variable, true), (by_caller, false)] {
             let error = search.compilers(Platform::Amd).expect_err("it is missing").to_string();
             assert!(error.contains("/nowhere/hipcc") && error.contains("install hipcc"), "{error}");
+            assert_eq!(error.contains("name it by HIPCC"), has_variable, "{error}");
         }
     }
 }

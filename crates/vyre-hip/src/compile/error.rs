@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Platform;
 use super::diagnostics::Diagnostics;
+use super::discover::BY_CALLER;
 
 /// A place where a compiler was looked for, and why it was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +49,11 @@ impl fmt::Display for MissingObject {
         let Self { name, arch, folder, source_digest, why } = self;
         write!(
             f,
-            "{} has no code object of `{name}` for {arch}, source {source_digest}: {why}; build it where a compiler is, \
-             by `cargo xtask build-kernels --arch {arch}` (`--vir FILE` for a program, `--handler OPCODE=FILE` or a \
-             program of yours on `vyre_hip::OfflineBackend` for a megakernel), or install one here",
+            "{} has no code object of `{name}` for {arch}, source {source_digest}: {why}; build it where a compiler is: \
+             by one run of `cargo xtask build-kernels --arch {arch}`, which begins the folder anew, so name all \
+             architectures, programs (`--vir FILE`) and handlers (`--handler OPCODE=FILE`) that are wanted; or by a \
+             program of yours on `vyre_hip::OfflineBackend`, which adds to the folder (docs/kernels.md). Or \
+             install a compiler here",
             folder.display()
         )
     }
@@ -61,13 +64,13 @@ impl fmt::Display for MissingObject {
 #[non_exhaustive]
 pub enum CompileError {
     /// The text names no architecture.
-    #[error("`{text}` is no GPU architecture: write e.g. gfx90a, gfx90a:xnack-, sm_90 or sm_90a")]
+    #[error("`{text}` is no GPU architecture: write e.g. gfx90a, gfx90a:xnack-, sm_89 or sm_90a (Hopper)")]
     UnknownArchitecture {
         /// The text as given.
         text: String,
     },
     /// No compiler for this platform, with every place looked at.
-    #[error("no compiler for {platform} GPUs; tried:{}\n{}", list(tried), remedy_for_none(*platform))]
+    #[error("no compiler for {platform} GPUs; tried:{}\n{}", list(tried), remedy_for_none(*platform, tried))]
     CompilerNotFound {
         /// Whose GPUs.
         platform: Platform,
@@ -165,14 +168,13 @@ fn list(tried: &[Tried]) -> String {
     tried.iter().map(|t| format!("\n  {t}")).collect()
 }
 
-fn remedy_for_none(platform: Platform) -> &'static str {
-    match platform {
-        Platform::Amd => {
-            "install hipcc (Debian: hipcc; else ROCm), or name it by HIPCC, or what was built elsewhere by \
-             VYRE_PREBUILT_DIR"
-        }
-        Platform::Nvidia => {
-            "install the CUDA toolkit's nvcc, or name it by NVCC, or what was built elsewhere by VYRE_PREBUILT_DIR"
-        }
+fn remedy_for_none(platform: Platform, tried: &[Tried]) -> String {
+    let (install, variable) = match platform {
+        Platform::Amd => ("install hipcc (Debian: hipcc; else ROCm)", "HIPCC"),
+        Platform::Nvidia => ("install the CUDA toolkit's nvcc", "NVCC"),
+    };
+    if tried.iter().any(|tried| tried.by == BY_CALLER) {
+        return format!("name one that is there, or none, and it is searched for; else {install}");
     }
+    format!("{install}, or name it by {variable}")
 }
