@@ -26,7 +26,8 @@ enum Task {
         #[arg(value_enum)]
         steps: Vec<ci::Step>,
     },
-    /// Builds the hand-written kernels to code objects and a manifest.
+    /// Builds all kernels to code objects and a manifest: those written by hand, megakernels, and programs of `.vir`
+    /// files.
     BuildKernels(build_kernels::Options),
     /// Runs one conformance suite on every GPU of this machine, and on the CPU backend.
     TestGpu(test_gpu::Options),

@@ -1,19 +1,23 @@
 //! What is built: the kernels of `kernels/`, and what the backend makes of programs and of megakernels.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use vyre::scan::scan_handler;
 use vyre_driver::VyreBackend as _;
-use vyre_foundation::{ValidatedProgram, text, validate};
+use vyre_foundation::{ValidatedProgram, limits, text, validate};
 use vyre_hip::OfflineBackend;
 use vyre_hip::compile::{Architecture, CodeObject, CompileRequest, EmittedSource, PrebuiltObject};
 use vyre_hip::emit::LineMap;
 use vyre_hip::kernels::{self, Source};
-use vyre_runtime::{Megakernel, OpcodeHandler};
+use vyre_runtime::{Megakernel, MegakernelError, OpcodeHandler, SlotOpcode};
+
+/// The most that is read of a program: 64 bytes for each node that one may have.
+const MAX_TEXT_BYTES: u64 = 64 * limits::MAX_NODES;
 
 /// One source to build.
 pub(crate) enum Kernel {
@@ -72,8 +76,13 @@ impl Kernel {
         if !handlers.files.is_empty() {
             let read = |handler: &HandlerFile| {
                 let path = || handler.file.display().to_string();
+                let opcode = SlotOpcode::new(handler.opcode);
+                if !opcode.is_user() {
+                    return Err(MegakernelError::ReservedOpcode { opcode })
+                        .with_context(|| format!("--handler {:#x}={}", handler.opcode, path()));
+                }
                 let program = read(&handler.file).with_context(path)?;
-                OpcodeHandler::from_program(handler.opcode, &program).with_context(path)
+                OpcodeHandler::from_program(opcode, &program).with_context(path)
             };
             let handlers_read = handlers.files.iter().map(read).collect::<Result<_>>()?;
             add(megakernel("the megakernel of --handler", handlers_read, handlers.workgroup_size)?);
@@ -137,8 +146,13 @@ impl Kernel {
     }
 }
 
-fn read(file: &PathBuf) -> Result<ValidatedProgram> {
-    Ok(validate(text::parse(&fs::read_to_string(file)?)?)?)
+fn read(file: &Path) -> Result<ValidatedProgram> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        bail!("it has more than the {MAX_TEXT_BYTES} bytes of the longest program taken: name a .vir file");
+    }
+    Ok(validate(text::parse(std::str::from_utf8(&bytes)?)?)?)
 }
 
 /// The kernels of a megakernel: those of its batches and that of its sessions.

@@ -18,6 +18,13 @@ pub(crate) struct Manifest {
     pub(crate) skipped: Vec<Skipped>,
 }
 
+impl Manifest {
+    /// That of a folder that nothing was built into yet.
+    pub(crate) fn empty() -> Self {
+        Self { version: MANIFEST_VERSION, built: Vec::new(), failed: Vec::new(), skipped: Vec::new() }
+    }
+}
+
 /// One code object.
 #[derive(Serialize)]
 pub(crate) struct Built {

@@ -42,8 +42,8 @@ const MISSING_COMPILER: u8 = 3;
 #[derive(Args)]
 #[command(after_help = EXIT_STATUSES)]
 pub(crate) struct Options {
-    /// Architectures, e.g. gfx90a,gfx1100,sm_90. Without it: those of the devices present, else all that the
-    /// compilers found build.
+    /// Architectures, e.g. gfx90a,gfx1100,sm_90a (a Hopper looks for sm_90a, not for sm_90). Without it: those of the
+    /// devices present, else all that the compilers found build.
     #[arg(long, value_delimiter = ',', value_name = "ARCH")]
     arch: Vec<Architecture>,
     /// Programs in text form, to be built as well: a machine without a compiler then runs them, with
@@ -142,6 +142,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
+    // First, so that a folder that cannot be written costs no build, and one of an interrupted build lists nothing
+    // that was overwritten.
+    write_manifest(&Manifest::empty(), &options.out)?;
     let manifest = build_all(&compiler, plan, &kernels, options);
     let json = write_manifest(&manifest, &options.out)?;
     if options.json {
@@ -446,6 +449,11 @@ entry(opcode: u32, tenant: u32, flags: u32, ticket: u64, a0: u32, a1: u32, a2: u
             let error = Kernel::all(&[], &Handlers { files: &files, workgroup_size: None });
             assert_eq!(error.err().expect("no handler").to_string(), path.display().to_string());
         }
+        let endless = kernels(&["/dev/zero".into()]).err().expect("too long");
+        assert!(format!("{endless:#}").contains("more than the 16777216 bytes"), "{endless:#}");
+        let files = ["1=add_one.vir".parse().expect("a handler")];
+        let reserved = Kernel::all(&[], &Handlers { files: &files, workgroup_size: None }).err();
+        assert_eq!(reserved.expect("a built-in opcode").to_string(), "--handler 0x1=add_one.vir");
         for text in ["add_one.vir", "x=add_one.vir", "0xg=add_one.vir"] {
             assert!(text.parse::<HandlerFile>().is_err(), "{text}");
         }
