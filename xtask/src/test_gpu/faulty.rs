@@ -198,6 +198,10 @@ impl VyreBackend for FaultyBackend {
         self.inner.compile_resident(spec)
     }
 
+    fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        self.inner.prepare_resident(spec)
+    }
+
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError> {
         self.inner.create_buffer(desc)
     }

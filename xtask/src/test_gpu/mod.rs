@@ -15,12 +15,13 @@ mod sessions;
 mod suite;
 mod trial;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, value_parser};
 use vyre_cpu::CpuBackend;
 use vyre_driver::VyreBackend;
 use vyre_hip::HipBackend;
@@ -44,11 +45,11 @@ pub(crate) struct Options {
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
     /// How often each way to lose a worker is tried.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repeat_faults: u32,
     /// How many trials run at once; one for each processor by default.
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// Do not test; own a worker on this device until killed: what `parent` tests.
     #[arg(long, hide = true, value_name = "DEVICE")]
     own_a_worker: Option<String>,
@@ -105,7 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let arguments = libtest_mimic::Arguments {
         filter: options.filter.clone(),
-        test_threads: options.threads,
+        test_threads: options.threads.map(NonZeroUsize::get),
         ..libtest_mimic::Arguments::default()
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -146,4 +147,28 @@ fn files(given: Option<&Path>) -> Result<PathBuf> {
         return Ok(beside);
     }
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vyre-foundation/tests/files"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        _options: Options,
+    }
+
+    /// No fault tried would be a pass of nothing, and no thread a wait without end.
+    #[test]
+    fn none_of_what_is_to_run_is_refused() {
+        for option in ["--repeat-faults", "--threads"] {
+            let parse = |count| CommandLine::try_parse_from(["", option, count]).map(drop);
+            let error = parse("0").expect_err("refused").to_string();
+            assert!(error.contains("'0'") && error.contains(option), "{error}");
+            parse("1").expect("taken");
+        }
+    }
 }

@@ -28,6 +28,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("fences", fences),
     ("producers", producers),
     ("restarts_under_load", restarts_under_load),
+    ("changes", changes),
     ("endless_items", endless_items),
     ("shutdown", shutdown),
     ("lease", lease),
@@ -160,6 +161,12 @@ fn restarts_under_load(backend: &Backend) -> Result<(), String> {
         threads.into_iter().try_for_each(join).and(restarted)
     })?;
     session.stop().map_err(failed)
+}
+
+/// Every answer is of a version that was in place.
+fn changes(backend: &Backend) -> Result<(), String> {
+    let made = conformance::run_changes(backend, 20, Duration::from_millis(10));
+    same("changes made", made.map_err(|difference| describe(&difference))?.len(), 20)
 }
 
 /// An item is stopped at its deadline, and holds back nobody for ever.
