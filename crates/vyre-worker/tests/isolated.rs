@@ -5,7 +5,8 @@ mod hosting;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, open, options, program};
+use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, open, options, program, short_life};
+use rustix::process::Signal;
 use vyre_driver::{BackendError, BufferDesc, DispatchConfig, Generation, LossCause, VyreBackend};
 use vyre_foundation::DataType;
 use vyre_runtime::{Megakernel, OpcodeHandler, SlotDescriptor, conformance};
@@ -154,6 +155,26 @@ fn a_worker_that_cannot_start_says_why() {
     assert!(started.elapsed() < WAIT);
 }
 
+fn a_worker_that_is_killed_while_it_starts_is_started_again() {
+    let starts = |by, times| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = IsolatedOptions::new("short-lived").config(short_life(by, times, folder.path()));
+        let cause = match IsolatedBackend::open(options) {
+            Ok(backend) => {
+                doubles(&backend, 10);
+                None
+            }
+            Err(StartError::Died(loss)) => Some(loss.cause),
+            Err(other) => panic!("{other:?}"),
+        };
+        (cause, std::fs::read_dir(folder.path()).expect("a folder").count())
+    };
+    assert_eq!(starts(Signal::KILL, 2), (None, 3));
+    assert_eq!(starts(Signal::KILL, 9), (Some(LossCause::Killed), 3));
+    // What it does itself it would do again.
+    assert_eq!(starts(Signal::ABORT, 9), (Some(LossCause::Fault), 1));
+}
+
 fn a_registered_kernel_is_served_by_this_executable() {
     let server = KernelServer::new(ServerOptions::default()).expect("a server");
     let mut response = [0; 8];
@@ -172,6 +193,7 @@ fn main() {
         a_session_runs_in_the_worker,
         what_is_expected_of_every_backend,
         handlers_change_under_producers,
+        a_worker_that_is_killed_while_it_starts_is_started_again,
         a_killed_worker_is_a_loss_for_every_caller_until_it_is_recovered,
         a_worker_that_cannot_start_says_why,
         a_registered_kernel_is_served_by_this_executable,

@@ -94,13 +94,14 @@ impl Incarnation {
 }
 
 impl IsolatedBackend {
-    /// Starts a worker and opens its backend.
+    /// Starts a worker and opens its backend. One that is ended from outside meanwhile, by SIGKILL say, is started
+    /// again, twice at most.
     ///
     /// # Errors
     ///
     /// [`StartError`]: no executable to run, refused, dead or silent before it was ready.
     pub fn open(options: IsolatedOptions) -> Result<IsolatedBackend, StartError> {
-        let worker = Arc::new(Worker::start(&options, |_| ())?);
+        let worker = Arc::new(recovery::until_ready(|| Worker::start(&options, |_| ()), || false)?);
         let (identity, capabilities) = (worker.identity.clone(), worker.capabilities.clone());
         let recovery = Recovery::default();
         let current = ArcSwap::from_pointee(Incarnation::new(Generation(1), worker));

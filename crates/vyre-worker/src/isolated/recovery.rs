@@ -204,6 +204,26 @@ impl Recovery {
     }
 }
 
+/// Starts a worker, and another one where it was ended from outside before it was ready, unless it is `over`.
+pub(super) fn until_ready(
+    mut start: impl FnMut() -> Result<Worker, StartError>,
+    over: impl Fn() -> bool,
+) -> Result<Worker, StartError> {
+    let mut tried = 1;
+    loop {
+        let error = match start() {
+            Err(error) => error,
+            ready => return ready,
+        };
+        let from_outside = error.loss().is_some_and(|loss| !loss.cause.has_suspects());
+        if !from_outside || tried == STARTS || over() {
+            return Err(error);
+        }
+        tracing::warn!(error = error.chain(), "a worker did not live until it was ready; the next one");
+        tried += 1;
+    }
+}
+
 impl Shared {
     /// Makes the backend usable after a loss. See [`VyreBackend::recover`](vyre_driver::VyreBackend::recover).
     pub(super) fn recover(&self) -> Result<Generation, BackendError> {
@@ -280,26 +300,20 @@ impl Shared {
         {
             return Ok((spare, true));
         }
-        let mut tried = 1;
-        loop {
-            let error = match self.recovery.start(self) {
-                Ok(worker) => return Ok((Arc::new(worker), false)),
-                Err(error) => error,
-            };
-            if let Some(own) = error.own_failure() {
-                return Err(own);
-            }
-            let lost_as = error.loss().map(|loss| loss.cause);
-            if lost_as.is_some_and(LossCause::has_suspects) {
-                budget.crashes.push(Instant::now());
-            } else if lost_as.is_some() && tried < STARTS && !self.recovery.is_closed() {
-                tried += 1;
-                continue;
-            }
-            let cause = lost_as.unwrap_or(LossCause::Fault);
-            let reason = format!("the next worker did not start: {}", error.chain());
-            return Err(BackendError::DeviceLost(Loss { cause, reason }));
+        let error = match until_ready(|| self.recovery.start(self), || self.recovery.is_closed()) {
+            Ok(worker) => return Ok((Arc::new(worker), false)),
+            Err(error) => error,
+        };
+        if let Some(own) = error.own_failure() {
+            return Err(own);
         }
+        let lost_as = error.loss().map(|loss| loss.cause);
+        if lost_as.is_some_and(LossCause::has_suspects) {
+            budget.crashes.push(Instant::now());
+        }
+        let cause = lost_as.unwrap_or(LossCause::Fault);
+        let reason = format!("the next worker did not start: {}", error.chain());
+        Err(BackendError::DeviceLost(Loss { cause, reason }))
     }
 
     /// What is left when the budget is spent.

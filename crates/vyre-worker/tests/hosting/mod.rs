@@ -4,6 +4,9 @@
 
 mod stubborn;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,11 +52,29 @@ pub fn registry() -> Registry {
         .backend("stubborn", |_| Ok(Arc::new(stubborn::Stubborn::new(CpuBackend::new()))))
         .backend("none", |_| Err(BackendError::Unsupported { what: "this".into(), remedy: "that".into() }))
         .backend("panics", |_| panic!("the very words"))
+        .backend("short-lived", short_lived)
         .kernel("reverse", |request, response| {
             let room = response.reserve(request.len())?;
             room.iter_mut().zip(request.iter().rev()).for_each(|(to, from)| *to = *from);
             Ok(())
         })
+}
+
+/// The configuration of a backend that is ended by a signal as it is opened, the first few times.
+pub fn short_life(by: Signal, times: u8, counted_in: &Path) -> Vec<u8> {
+    [&[by.as_raw() as u8, times], counted_in.as_os_str().as_bytes()].concat()
+}
+
+fn short_lived(config: &[u8]) -> Result<Arc<dyn VyreBackend>, BackendError> {
+    let [by, times, folder @ ..] = config else { panic!("{config:?}") };
+    let folder = Path::new(OsStr::from_bytes(folder));
+    let before = std::fs::read_dir(folder).expect("a folder").count();
+    std::fs::write(folder.join(before.to_string()), b"").expect("counted");
+    if before < usize::from(*times) {
+        signal(std::process::id(), Signal::from_named_raw((*by).into()).expect("a signal"));
+        std::thread::sleep(WAIT);
+    }
+    Ok(Arc::new(CpuBackend::new()))
 }
 
 pub fn options() -> IsolatedOptions {
