@@ -166,9 +166,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn write_manifest(manifest: &Manifest, out: &Path) -> Result<String> {
-    fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    fs::create_dir_all(out)
+        .with_context(|| format!("creating {}: name a folder by --out that can be written", out.display()))?;
     let (file, json) = (out.join(MANIFEST), serde_json::to_string_pretty(manifest)? + "\n");
-    fs::write(&file, &json).with_context(|| format!("writing {}", file.display()))?;
+    fs::write(&file, &json)
+        .with_context(|| format!("writing {}: name a folder by --out that can be written", file.display()))?;
     Ok(json)
 }
 
