@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Trial};
 use vyre_worker::process::Exit;
 use vyre_worker::server::{KernelError, KernelServer, KernelSpec, RunOptions, ServerOptions};
-use vyre_worker::wire::handshake::HandshakeError;
 use vyre_worker::wire::{Malformed, WireError};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -303,15 +302,20 @@ fn processes_that_never_become_workers_are_errors() -> Outcome {
     assert!(handshake("hello-garbage")?.0.contains("magic"));
     assert!(handshake("hello-version")?.0.contains("Version { got: 2, expected: 1 }"));
     assert!(handshake("hello-kind")?.0.contains("Kind"));
-    let (error, stderr) = handshake("die-at-start")?;
-    assert!(error.contains("Closed") && stderr.contains("last words"), "{error} {stderr}");
-    assert!(handshake("die-at-hello")?.0.contains("Closed"));
     let (error, _) = handshake("refuse-start")?;
     assert!(error.contains("no such device"), "{error}");
-    let error = not_started(&KernelSpec::new("true", "/bin/true"))?;
-    let KernelError::Handshake { source: HandshakeError::Wire(WireError::Closed), .. } = &*error else {
-        return Err(format!("{error:?}").into());
+    let ended = |spec: &KernelSpec| match &*not_started(spec)? {
+        error @ KernelError::EndedEarly { death, .. } => Ok::<_, String>((death.how, error.to_string())),
+        other => Err(format!("{other:?}")),
     };
+    let (_, text) = ended(&raw("die-at-start"))?;
+    assert!(text.contains("last words"), "{text}");
+    ended(&raw("die-at-hello"))?;
+    let (how, text) = ended(&KernelSpec::new("true", "/bin/true"))?;
+    assert!(
+        how == Exit::Code(0) && text.contains("kernel::main") && !text.contains("ServerOptions"),
+        "{text}"
+    );
     eventually("nothing left", || server.stats().processes == 0)
 }
 

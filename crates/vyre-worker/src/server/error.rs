@@ -28,10 +28,18 @@ pub enum KernelError {
         /// Why.
         source: Box<ProcessError>,
     },
-    /// A process was started, and is no worker: it left, was silent too long, or does not speak the protocol.
+    /// A process was started, and ended before it was a worker.
     #[error(
-        "worker of kernel {kernel} did not become ready; it wrote last: {stderr:?}; ServerOptions::start says how long it has"
+        "worker of kernel {kernel} ended before it was ready: {death}; see that its main calls vyre_worker::kernel::main, or vyre_worker::init, first of all"
     )]
+    EndedEarly {
+        /// The kernel's type.
+        kernel: String,
+        /// How it ended.
+        death: Box<Death>,
+    },
+    /// A process was started, and is no worker: it refused, was silent too long, or does not speak the protocol.
+    #[error("worker of kernel {kernel} did not become ready; it wrote last: {stderr:?}{}", remedy(.source))]
     Handshake {
         /// The kernel's type.
         kernel: String,
@@ -161,6 +169,14 @@ pub enum KernelError {
     },
 }
 
+/// What to do about a handshake that came to nothing, where that does not say so itself.
+fn remedy(error: &HandshakeError) -> &'static str {
+    match error {
+        HandshakeError::Wire(WireError::TimedOut { .. }) => "; raise ServerOptions::start if it needs longer",
+        _ => "",
+    }
+}
+
 impl KernelError {
     /// Whether the same call may succeed later unchanged. Of [`KernelError::Died`], [`KernelError::Protocol`] and
     /// [`KernelError::Deadline`] it must not matter that the request runs twice.
@@ -172,6 +188,7 @@ impl KernelError {
             | KernelError::BackingOff { .. }
             | KernelError::Resources { .. } => true,
             KernelError::NotStarted { source, .. } => source.is_retryable(),
+            KernelError::EndedEarly { death, .. } => !death.loss().cause.has_suspects(),
             KernelError::Spawn { source, .. } => source.is_retryable(),
             _ => false,
         }

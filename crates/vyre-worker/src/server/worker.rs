@@ -77,8 +77,15 @@ impl Worker {
                 Ok(Worker { id, spec: spec.clone(), process, channel, arena, requests: 0 })
             }
             Err(source) => {
-                if matches!(source, HandshakeError::Wire(WireError::Closed) | HandshakeError::Refused(_)) {
-                    process.wait(DEATH);
+                let death = match &source {
+                    HandshakeError::Wire(WireError::Closed) | HandshakeError::Refused(_) => {
+                        process.wait(DEATH)
+                    }
+                    _ => None,
+                };
+                // One that refused has said why, and how it ended then is of no interest.
+                if let (Some(death), HandshakeError::Wire(_)) = (death, &source) {
+                    return Err(KernelError::EndedEarly { kernel: kernel(), death: Box::new(death) });
                 }
                 let stderr = process.stderr_tail();
                 Err(KernelError::Handshake { kernel: kernel(), stderr, source })
