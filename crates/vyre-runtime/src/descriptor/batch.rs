@@ -40,6 +40,16 @@ impl BatchDescriptor {
         self
     }
 
+    /// How many slots were added.
+    pub fn len(&self) -> usize {
+        self.images.len() + usize::from(self.refused.is_some())
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn check(&self) -> Result<&[SlotImage], MegakernelError> {
         self.refused.as_ref().map_or(Ok(()), |slot| slot.to_image().map(drop))?;
         Ok(&self.images)
@@ -62,7 +72,7 @@ impl Extend<SlotDescriptor> for BatchDescriptor {
 
 impl Publish for BatchDescriptor {
     fn slot_count(&self) -> usize {
-        self.images.len() + usize::from(self.refused.is_some())
+        self.len()
     }
 
     fn publish(&self, sink: &mut dyn FnMut(&SlotImage)) -> Result<(), MegakernelError> {

@@ -31,6 +31,6 @@ fn main() -> Result<(), MegakernelError> {
     }
     let programs = ItemPrograms::new(Arc::new(HandlerTable::new(vec![add_one()])?), 64)?;
     let lines = text::print(programs.lane().program()).lines().count();
-    println!("{} items described; the item program has {lines} lines", batch.slots().len());
+    println!("{} items described; the item program has {lines} lines", batch.len());
     Ok(())
 }
