@@ -89,9 +89,9 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
         }));
     }
     {
-        let device = device.clone();
+        let (whole, device) = (device, device.clone());
         let name = format!("{}::items::gemm", device.name);
-        trials.push(records.trial(name, move || {
+        trials.push(records.trial_alone(whole, name, move || {
             conformance::run_gemm(&device.backend).map_err(|error| programs::describe(&error)).into()
         }));
     }
