@@ -9,14 +9,23 @@ use xshell::{Shell, cmd};
 /// The folder of the file tests in a bundle.
 pub(super) const FILES: &str = "files";
 
-/// What starts the suite in a bundle. Code objects of a run go to the bundle, not to the user's cache.
-const RUN: &str = r#"#!/usr/bin/env bash
-# Runs the conformance suite of Vyre on this machine's GPUs. Arguments go to `test-gpu`.
+/// What is started in a bundle, and what that is for. Code objects go to the bundle, not to the user's cache.
+const SCRIPTS: [(&str, &str, &str); 2] = [
+    ("run.sh", "Runs the conformance suite of Vyre on this machine's GPUs.", "test-gpu"),
+    ("bench.sh", "Measures Vyre on this machine's first GPU.", "bench --backend hip"),
+];
+
+fn script(purpose: &str, command: &str) -> String {
+    format!(
+        r#"#!/usr/bin/env bash
+# {purpose} Arguments go to `xtask {command}`.
 set -euo pipefail
 cd "$(dirname "$0")"
-export VYRE_CACHE_DIR="${VYRE_CACHE_DIR:-$PWD/cache}"
-exec ./xtask test-gpu "$@"
-"#;
+export VYRE_CACHE_DIR="${{VYRE_CACHE_DIR:-$PWD/cache}}"
+exec ./xtask {command} "$@"
+"#
+    )
+}
 
 /// Builds in release and writes the folder.
 pub(super) fn write(folder: &Path) -> Result<()> {
@@ -31,10 +40,13 @@ pub(super) fn write(folder: &Path) -> Result<()> {
         fs::copy(&from, folder.join(program)).with_context(|| format!("copying {}", from.display()))?;
     }
     copy_files(&workspace.join("crates/vyre-foundation/tests/files"), &folder.join(FILES))?;
-    let run = folder.join("run.sh");
-    fs::write(&run, RUN)?;
-    make_executable(&run)?;
-    eprintln!("wrote {}; copy it to the machine and start {}", folder.display(), run.display());
+    for (name, purpose, command) in SCRIPTS {
+        let path = folder.join(name);
+        fs::write(&path, script(purpose, command))?;
+        make_executable(&path)?;
+    }
+    let [(run, ..), (bench, ..)] = SCRIPTS;
+    eprintln!("wrote {}; copy it to the machine and start {run} or {bench} there", folder.display());
     Ok(())
 }
 
