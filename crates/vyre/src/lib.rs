@@ -13,7 +13,7 @@
 //!     .build()?;
 //!
 //! let session = megakernel.start()?; // one launch; resident from here on
-//! let ticket = session.submit(SlotDescriptor::new(0x40).args([7]))?; // lock-free, from any thread
+//! let ticket = session.submit(SlotDescriptor::new(0x40).args([7]))?; // from any thread
 //! assert_eq!(session.wait(ticket, Duration::from_secs(10))?.result(), 8);
 //! session.stop()?; // drains, then leaves the device
 //! # Ok(())

@@ -320,9 +320,9 @@ impl<M: Memory> RingProducer<M> {
         done
     }
 
-    /// Frees the slots of all detached tickets of a range whose items are finished.
-    fn sweep(&self, tickets: Range<u64>) {
-        let mut next = tickets.start;
+    /// Frees the slots of all detached tickets of a range whose items are finished, and returns how many.
+    fn sweep(&self, tickets: Range<u64>) -> u64 {
+        let (mut next, mut freed) = (tickets.start, 0);
         while next < tickets.end {
             let mut ended = SmallVec::<[(u64, Completion); 4]>::new();
             let all = self.incarnations.lock();
@@ -331,17 +331,15 @@ impl<M: Memory> RingProducer<M> {
             }
             drop(all);
             self.count_detached(&ended);
+            freed += ended.len() as u64;
             next = next.wrapping_add(SWEEP);
         }
+        freed
     }
 
-    /// Frees the slot of a detached ticket if its item is finished. Whether this call did.
+    /// [`sweep`](Self::sweep) of one ticket. Whether this call freed it.
     fn sweep_ticket(&self, ticket: u64) -> bool {
-        let all = self.incarnations.lock();
-        let ended = self.sweep_one(&all, ticket).map(|completion| (ticket, completion));
-        drop(all);
-        self.count_detached(ended.as_slice());
-        ended.is_some()
+        self.sweep(ticket..ticket.wrapping_add(1)) == 1
     }
 
     fn sweep_one(&self, all: &Lock<'_, M>, ticket: u64) -> Option<Completion> {
