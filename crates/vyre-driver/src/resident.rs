@@ -34,8 +34,8 @@ use crate::protocol::{ITEM_PARAMS, ITEM_RESULTS};
 use crate::region::SessionRegions;
 use crate::table;
 
-/// What to compile for residency. Both programs declare the same buffers in the same order (workgroup
-/// buffers, which are not bound, apart), and both have the parameters and results of an item
+/// What to compile for residency. All programs declare the same buffers in the same order (workgroup
+/// buffers, which are not bound, apart), and have the parameters and results of an item
 /// ([`crate::protocol::ITEM_PARAMS`], [`crate::protocol::ITEM_RESULTS`]).
 #[derive(Clone)]
 pub struct ResidentSpec {
