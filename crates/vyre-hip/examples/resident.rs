@@ -16,9 +16,9 @@ use vyre_driver::wait::WaitStrategy;
 use vyre_driver::{BufferDesc, ResidentBinding, StartRequest, VyreBackend};
 use vyre_foundation::MemorySpace;
 use vyre_hip::HipBackend;
-use vyre_hip::compile::{Architecture, EmittedSource};
+use vyre_hip::compile::{Architecture, CompileRequest};
 use vyre_hip::device::{HostMemory as _, LaunchConfig, Module, PinnedMemory, Stream, StreamPriority};
-use vyre_hip::emit::{self, LineMap, QuarterAccess};
+use vyre_hip::emit::{self, QuarterAccess};
 use vyre_runtime::item::{HandlerTable, ItemPrograms};
 use vyre_runtime::session::SessionOptions;
 use vyre_runtime::state::{header, tenant_row};
@@ -67,31 +67,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The physical limit: one wave that answers a word of the host's with another. Its p50 in microseconds.
-const ECHO: &str = r#"
-#include "resident/access.h"
-extern "C" __global__ void echo(unsigned long long words) {
-  u32* word = vyre_global<u32>(words);
-  const u64 until = vyre_now() + 20000000000ull;
-  for (u32 seen = 0; seen != ~0u && vyre_now() < until;) {
-    const u32 now = vyre_look_at_host(word);
-    if (now != seen) vyre_tell_host(word + 16, now);
-    seen = now;
-  }
-}
-"#;
+/// The physical limit, among others: a thread that answers a word of the host's with another.
+const OPPONENTS: &str = include_str!("../../../kernels/bench/ring/opponents.hip");
+/// Looks at a word that stays as it is, a microsecond each, after which the echo leaves.
+const MOST_LOOKS: u32 = 1 << 24;
 
+/// Its p50 in microseconds.
 fn echo(backend: &HipBackend) -> Result<f64, Box<dyn Error>> {
     let context = backend.context();
     let arch = Architecture::of_device(&context.info().arch)?;
-    let source = EmittedSource { name: "echo", source: ECHO, lines: &LineMap::default() };
-    let object = source.request(&arch, |request| backend.compiler().compile(request))?;
+    let request = CompileRequest {
+        name: "opponents",
+        source: OPPONENTS,
+        headers: &[],
+        arch: &arch,
+        flags: &[],
+        lines: None,
+    };
+    let object = backend.compiler().compile(&request)?;
     let function = Module::load(context, &object.image)?.function("echo")?;
     let stream = Stream::new(context, StreamPriority::High)?;
     let words = PinnedMemory::new(context, "the words of the echo", 128)?;
     let launch = LaunchConfig { grid: [1; 3], workgroup: [1; 3], shared_bytes: 0 };
-    // SAFETY: the kernel takes the address of the words, which live until it has ended.
-    unsafe { function.launch(&stream, &launch, &words.device_address().to_le_bytes()) }?;
+    let addresses =
+        [words.device_address(), words.device_address() + 64].into_iter().flat_map(u64::to_le_bytes);
+    let arguments: Vec<u8> = addresses.chain(MOST_LOOKS.to_le_bytes()).collect();
+    // SAFETY: the kernel takes the addresses of two of the words, which live until it has ended, and a number.
+    unsafe { function.launch(&stream, &launch, &arguments) }?;
     let (asked, answered) = (words.word(0)?, words.word(64)?);
     let mut times = Vec::with_capacity(SINGLES as usize);
     for n in (1..=SINGLES).chain([u32::MAX]) {

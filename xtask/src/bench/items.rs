@@ -6,18 +6,23 @@
 //! * *work* adds up units of 16 rounds of mixing bits that no compiler shortens: an item as long as one likes.
 //! * *scan* steps an automaton over one KiB, from an entry state that changes every round.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::ring::SlotImage;
 use vyre_foundation::builder::{Operand as _, ProgramBuilder};
 use vyre_foundation::{
-    Axis, BufferAccess, Builtin, DataType, MemorySpace, ScalarType, ValidatedProgram, ValidationErrors,
+    Axis, BufferAccess, Builtin, DataType, MemorySpace, ValidatedProgram, ValidationErrors,
 };
 use vyre_runtime::{HandlerBinding, MegakernelError, OpcodeHandler, descriptor::Publish};
 
 pub(super) const FOLD: u32 = 0x40;
 pub(super) const WORK: u32 = 0x41;
 pub(super) const SCAN: u32 = 0x42;
+pub(super) const NOTE: u32 = 0x43;
+/// Where notes are left.
+pub(super) const NOTES_BINDING: &str = "notes";
 
 const ODD: [u32; ARG_WORDS] = [
     0x9e37_79b1,
@@ -96,14 +101,72 @@ pub(super) fn fold_handler() -> OpcodeHandler {
     })
 }
 
+/// Stores its argument, for others to read once it is acknowledged.
+pub(super) fn note_handler() -> OpcodeHandler {
+    OpcodeHandler::new(NOTE, "note", |h| {
+        let notes = h.buffer(NOTES_BINDING);
+        h.store(notes, 0, h.arg(0));
+        h.complete(h.arg(0));
+    })
+    .binding(HandlerBinding::read_write(NOTES_BINDING, DataType::U32))
+}
+
 const ROUNDS: u32 = 16;
 const SHIFT: u32 = 15;
 const FACTOR: u32 = 0x85eb_ca6b;
 
 /// What work makes of a seed and a number of units.
 pub(super) fn work(seed: u32, units: u32) -> u32 {
-    let unit = |at: u32| (0..ROUNDS).fold(seed ^ at, |x, _| (x ^ x >> SHIFT).wrapping_mul(FACTOR));
-    (0..units).fold(0, |sum, at| sum.wrapping_add(unit(at)))
+    longer_work(seed, 0..units, ROUNDS)
+}
+
+/// What some units of more rounds each come to.
+fn longer_work(seed: u32, units: Range<u32>, rounds: u32) -> u32 {
+    let unit = |at: u32| (0..rounds).fold(seed ^ at, |x, _| (x ^ x >> SHIFT).wrapping_mul(FACTOR));
+    units.fold(0, |sum, at| sum.wrapping_add(unit(at)))
+}
+
+/// One piece of work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job {
+    pub(super) seed: u32,
+    /// As many as invocations.
+    pub(super) units: u32,
+    /// Of each unit.
+    pub(super) rounds: u32,
+    pub(super) result: u32,
+}
+
+impl Job {
+    pub(super) fn new(seed: u32, units: u32) -> Job {
+        Job { seed, units, rounds: ROUNDS, result: work(seed, units) }
+    }
+
+    /// One that keeps every lane of a large GPU busy for a tenth of a millisecond or more.
+    pub(super) fn filling_a_device(seed: u32) -> Job {
+        const UNITS: u32 = 1 << 18;
+        const PART: u32 = 1 << 13;
+        let rounds = 1 << 12;
+        // More threads than cores do no harm.
+        let result = std::thread::scope(|scope| {
+            let parts: Vec<_> = (0..UNITS / PART)
+                .map(|part| scope.spawn(move || longer_work(seed, part * PART..(part + 1) * PART, rounds)))
+                .collect();
+            // A part that panicked makes the result wrong, and the row fails.
+            parts.into_iter().filter_map(|part| part.join().ok()).fold(0, u32::wrapping_add)
+        });
+        Job { seed, units: UNITS, rounds, result }
+    }
+
+    /// What a kernel gets.
+    pub(super) fn words(&self) -> [u32; 3] {
+        [self.seed, self.units, self.rounds]
+    }
+}
+
+/// Pieces of work that differ.
+pub(super) fn jobs(seeds: impl Iterator<Item = u32>, units: u32) -> impl Iterator<Item = Job> {
+    seeds.map(move |seed| Job::new(seed, units))
 }
 
 pub(super) fn work_handler() -> OpcodeHandler {
@@ -121,10 +184,10 @@ pub(super) fn work_handler() -> OpcodeHandler {
 /// Invocations of a workgroup of the kernels.
 pub(super) const WORKGROUP: u32 = 64;
 
-/// Work as a kernel of its own, a unit to an invocation: adds the item's result to `sum`. `job` has seed and units.
+/// Work as a kernel of its own, a unit to an invocation: adds the result to `sum`. `job` has [`Job::words`].
 pub(super) fn work_kernel() -> Result<ValidatedProgram, ValidationErrors> {
     let mut p = ProgramBuilder::kernel("work").workgroup_size([WORKGROUP, 1, 1]);
-    let job = p.buffer("job", MemorySpace::Global, DataType::U32, BufferAccess::Read, 2);
+    let job = p.buffer("job", MemorySpace::Global, DataType::U32, BufferAccess::Read, 3);
     let sum = p.buffer("sum", MemorySpace::Global, DataType::U32, BufferAccess::ReadWrite, 1);
     let sums = p.buffer("sums", MemorySpace::Workgroup, DataType::U32, BufferAccess::ReadWrite, WORKGROUP);
     p.entry(|f| {
@@ -133,7 +196,7 @@ pub(super) fn work_kernel() -> Result<ValidatedProgram, ValidationErrors> {
         let x = f.var_("x", 0_u32);
         f.if_(at.lt(job.load(1)), |f| {
             f.assign(x, job.load(0) ^ at);
-            f.for_("round", 0, ROUNDS, |f, _| f.assign(x, (x ^ (x >> SHIFT)) * FACTOR));
+            f.for_("round", 0, job.load(2), |f, _| f.assign(x, (x ^ (x >> SHIFT)) * FACTOR));
         });
         f.store(sums, me, x);
         f.barrier();
@@ -155,34 +218,46 @@ pub(super) const PIECE: u32 = 1024;
 const STATES: u32 = 64;
 pub(super) const TABLE_BINDING: &str = "table";
 pub(super) const INPUT_BINDING: &str = "input";
+/// Where each piece's scan says how it ended.
+pub(super) const STATES_BINDING: &str = "states";
 
 pub(super) fn scan_handler() -> OpcodeHandler {
     OpcodeHandler::new(SCAN, "scan", |h| {
         let (table, input) = (h.buffer(TABLE_BINDING), h.buffer(INPUT_BINDING));
+        let states = h.buffer(STATES_BINDING);
         let state = h.var_("state", h.arg(1));
-        let begin = h.let_("begin", h.arg(0) * PIECE);
-        h.for_("at", begin, begin + PIECE, |h, at| {
-            h.assign(state, table.load(state * 256 + input.load(at).cast(ScalarType::U32)));
+        let begin = h.let_("begin", h.arg(0) * (PIECE / 4));
+        h.for_("at", begin, begin + PIECE / 4, |h, at| {
+            let bytes = h.let_("bytes", input.load(at));
+            for shift in [0, 8, 16, 24] {
+                h.assign(state, table.load(state + ((bytes >> shift) & 0xff)));
+            }
         });
+        // Whoever has no ticket finds it here.
+        h.store(states, h.arg(0), state);
         h.complete(state);
     })
     .binding(HandlerBinding::read(TABLE_BINDING, DataType::U32))
-    .binding(HandlerBinding::read(INPUT_BINDING, DataType::U8))
+    .binding(HandlerBinding::read(INPUT_BINDING, DataType::U32))
+    .binding(HandlerBinding::read_write(STATES_BINDING, DataType::U32))
 }
 
 /// Scans as a kernel, a piece to an invocation. `from` has the entry state, and the last states go to `states`.
 pub(super) fn scan_kernel(workgroup: u32) -> Result<ValidatedProgram, ValidationErrors> {
     let mut p = ProgramBuilder::kernel("scan").workgroup_size([workgroup, 1, 1]);
     let table = p.buffer(TABLE_BINDING, MemorySpace::Global, DataType::U32, BufferAccess::Read, 1);
-    let input = p.buffer(INPUT_BINDING, MemorySpace::Global, DataType::U8, BufferAccess::Read, 1);
+    let input = p.buffer(INPUT_BINDING, MemorySpace::Global, DataType::U32, BufferAccess::Read, 1);
     let from = p.buffer("from", MemorySpace::Global, DataType::U32, BufferAccess::Read, 1);
     let states = p.buffer("states", MemorySpace::Global, DataType::U32, BufferAccess::Write, 1);
     p.entry(|f| {
         let i = f.let_("i", Builtin::GlobalId(Axis::X));
         f.if_(i.lt(states.len()), |f| {
             let state = f.var_("state", from.load(0));
-            f.for_("at", i * PIECE, i * PIECE + PIECE, |f, at| {
-                f.assign(state, table.load(state * 256 + input.load(at).cast(ScalarType::U32)));
+            f.for_("at", i * (PIECE / 4), (i + 1) * (PIECE / 4), |f, at| {
+                let bytes = f.let_("bytes", input.load(at));
+                for shift in [0, 8, 16, 24] {
+                    f.assign(state, table.load(state + ((bytes >> shift) & 0xff)));
+                }
             });
             f.store(states, i, state);
         });
@@ -190,7 +265,7 @@ pub(super) fn scan_kernel(workgroup: u32) -> Result<ValidatedProgram, Validation
     p.validate()
 }
 
-/// An automaton, its input, and where it ends on every piece.
+/// An automaton, its input, and where it ends on every piece. A state is the place of its row in the table.
 pub(super) struct ScanData {
     pub(super) table: Vec<u32>,
     pub(super) input: Vec<u8>,
@@ -215,9 +290,8 @@ impl ScanData {
 
     /// Where a piece ends in a round.
     pub(super) fn run(&self, round: u64, piece: &[u8]) -> u32 {
-        let step = |state: u32, &byte: &u8| {
-            self.table.get(state as usize * 256 + usize::from(byte)).copied().unwrap_or(0)
-        };
+        let step =
+            |state: u32, &byte: &u8| self.table.get(state as usize + usize::from(byte)).copied().unwrap_or(0);
         piece.iter().fold(ScanData::entry(round), step)
     }
 
@@ -227,7 +301,7 @@ impl ScanData {
 
     /// The entry state of a round.
     pub(super) fn entry(round: u64) -> u32 {
-        (round % u64::from(ENTRIES)) as u32 * 7
+        (round % u64::from(ENTRIES)) as u32 * 7 * 256
     }
 
     /// The last states of a round.
@@ -255,7 +329,7 @@ fn permuting_table(seed: &mut u64) -> Vec<u32> {
             successors.swap(last, (random(seed) % (last as u64 + 1)) as usize);
         }
         let column = table.iter_mut().skip(byte).step_by(256);
-        column.zip(successors).for_each(|(place, successor)| *place = successor);
+        column.zip(successors).for_each(|(place, successor)| *place = successor * 256);
     }
     table
 }

@@ -9,6 +9,7 @@ use anyhow::{Error, Result};
 use hdrhistogram::Histogram;
 use vyre_driver::BackendError;
 use vyre_hip::compile::CompileError;
+use vyre_hip::device::DeviceError;
 
 use super::report::{Figure, Outcome, Row};
 use super::statistics::{Quantiles, Spread};
@@ -108,7 +109,7 @@ impl Found {
         let rounds = Spread::of(&self.rounds)?;
         Some(match &self.all {
             Some(all) => Figure::Latency { us: Quantiles::of(all) },
-            None if self.is_share => Figure::Share { percent_of_a_core: rounds },
+            None if self.is_share => Figure::Quantity { unit: "% of a core", value: rounds },
             None => Figure::Rate {
                 ns_per_item: rounds,
                 items_per_second: Spread {
@@ -191,6 +192,7 @@ pub(super) fn contest(
 pub(super) fn outcome_of(error: &Error) -> Outcome {
     let cannot = |cause: &&(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(BackendError::Unsupported { .. }))
+            || matches!(cause.downcast_ref(), Some(DeviceError::Unsupported { .. }))
             || cause.downcast_ref().is_some_and(CompileError::is_missing_compiler)
     };
     match error.chain().find(cannot) {

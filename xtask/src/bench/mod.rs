@@ -2,18 +2,23 @@
 //!
 //! * `items` says what is computed, and what must come back;
 //! * `session`, `opponents`, `products`, `gpu` have the turns; `measure` lets them alternate;
-//! * `suite` says who meets whom; `statistics`, `report` and `machine` what is written about it.
+//! * `suite` says who meets whom, `hosting` what it costs to keep sessions, idle ones (`sensors`) and those whose host
+//!   dies (`death`); `statistics`, `report` and `machine` what is written about it.
 //!
 //! docs/benchmarks.md says what each row counts and does not claim. Absent on purpose: bars. A figure is wrong or
 //! right here; whether it is good is for people who know the machine.
 
+mod death;
+mod feed;
 mod gpu;
+mod hosting;
 mod items;
 mod machine;
 mod measure;
 mod opponents;
 mod products;
 mod report;
+mod sensors;
 mod session;
 mod statistics;
 mod suite;
@@ -25,6 +30,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use vyre::{BackendChoice, OpenOptions};
 use vyre_cpu::CpuBackend;
 use vyre_driver::VyreBackend;
 use vyre_hip::HipBackend;
@@ -55,6 +61,9 @@ pub(crate) struct Options {
     /// measurement has three rounds, however long they take.
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
+    /// Be the process that is killed: keep a session on this backend, say so, and wait.
+    #[arg(long, value_enum, hide = true)]
+    own_a_session: Option<Choice>,
     /// The commit to write down where there is no checkout to ask, as in a bundle.
     #[arg(long, value_name = "NAME")]
     commit: Option<String>,
@@ -74,25 +83,44 @@ struct Subject {
     opened: Result<Opened, String>,
 }
 
-/// The session's backend, and the device itself for the opponents that launch by hand.
+/// A backend in both processes.
 struct Opened {
+    /// What sessions run on: the one that [`vyre::open`] gives.
     backend: Arc<dyn VyreBackend>,
+    /// In this process.
+    here: Arc<dyn VyreBackend>,
+    /// In a worker.
+    worker: Arc<dyn VyreBackend>,
+    /// The device itself, in this process, for the opponents that launch by hand.
     hip: Option<Arc<HipBackend>>,
+}
+
+impl Opened {
+    fn cpu() -> Result<Opened> {
+        let here: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        let worker = OpenOptions::new(BackendChoice::Cpu).open_worker()?;
+        Ok(Opened { backend: Arc::clone(&here), here, worker, hip: None })
+    }
+
+    fn hip() -> Result<Opened> {
+        let hip = Arc::new(HipBackend::open(0)?);
+        let worker: Arc<dyn VyreBackend> = OpenOptions::new(BackendChoice::Hip).open_worker()?;
+        let here = Arc::clone(&hip) as Arc<dyn VyreBackend>;
+        Ok(Opened { backend: Arc::clone(&worker), here, worker, hip: Some(hip) })
+    }
 }
 
 /// The one place where backends come from.
 fn subjects(choice: Choice) -> Vec<Subject> {
     let mut subjects = Vec::new();
+    let mut add = |name, opened: Result<Opened>| {
+        subjects.push(Subject { name, opened: opened.map_err(|error| format!("{error:#}")) });
+    };
     if choice != Choice::Hip {
-        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
-        subjects.push(Subject { name: "cpu", opened: Ok(Opened { backend, hip: None }) });
+        add("cpu", Opened::cpu());
     }
     if choice != Choice::Cpu {
-        let opened = HipBackend::open(0).map(|hip| {
-            let hip = Arc::new(hip);
-            Opened { backend: Arc::clone(&hip) as Arc<dyn VyreBackend>, hip: Some(hip) }
-        });
-        subjects.push(Subject { name: "hip", opened: opened.map_err(|error| error.to_string()) });
+        add("hip", Opened::hip());
     }
     subjects
 }
@@ -113,6 +141,9 @@ fn in_release() -> Result<ExitCode> {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if cfg!(debug_assertions) {
         return in_release();
+    }
+    if let Some(choice) = options.own_a_session {
+        return death::own_a_session(choice);
     }
     ensure!(options.seconds != Some(0), "--seconds is 0; give every measurement time, at least 1");
     let mut machine = Machine::look(options.commit.as_deref());

@@ -12,7 +12,7 @@ use vyre_driver::protocol::ARG_WORDS;
 use vyre_driver::{BufferDesc, BufferHandle, CompiledPipeline, DispatchConfig, VyreBackend};
 use vyre_foundation::DataType;
 
-use super::items::{self, ScanData, expect, fold_args, fold_result};
+use super::items::{self, Job, ScanData, expect, fold_args, fold_result};
 use super::measure::{Sample, Turn};
 use super::session::numbers;
 use super::statistics::{latencies, record};
@@ -259,28 +259,28 @@ impl WorkDispatch {
     pub(super) fn new(backend: &Arc<dyn VyreBackend>) -> Result<WorkDispatch> {
         let pipeline = backend.compile(&items::work_kernel()?).context("compile the work kernel")?;
         let mut buffers = Buffers(Arc::clone(backend), Vec::new());
-        let (job, sum) = (buffers.add("job", DataType::U32, 2)?, buffers.add("sum", DataType::U32, 1)?);
+        let (job, sum) = (buffers.add("job", DataType::U32, 3)?, buffers.add("sum", DataType::U32, 1)?);
         Ok(WorkDispatch { pipeline, buffers, job, sum })
     }
 
-    /// Seed and units in, launch, result out, one item after the other.
-    pub(super) fn turn(&self, round: u64, items: u32, units: u32) -> Result<Turn> {
+    /// A job in, launch, result out, one after the other.
+    pub(super) fn turn(&self, jobs: impl Iterator<Item = Job>) -> Result<Turn> {
         let backend = &self.buffers.0;
         let mut histogram = latencies()?;
-        let config = grid(units.div_ceil(items::WORKGROUP).max(1));
         let mut before = self.sum()?;
-        for seed in numbers(round, items) {
+        for job in jobs {
+            let config = grid(job.units.div_ceil(items::WORKGROUP).max(1));
             let started = Instant::now();
-            backend.write_buffer(self.job, 0, &items::bytes_of(&[seed, units]))?;
+            backend.write_buffer(self.job, 0, &items::bytes_of(&job.words()))?;
             let outcome = self.pipeline.dispatch(&[self.job.binding(), self.sum.binding()], &config)?;
             let after = self.sum()?;
             record(&mut histogram, started.elapsed());
             ensure!(outcome.trap.is_none(), "a dispatch trapped: {:?}", outcome.trap);
             let got = after.wrapping_sub(before);
-            expect("dispatch", seed.into(), got.into(), items::work(seed, units).into())?;
+            expect("dispatch", job.seed.into(), got.into(), job.result.into())?;
             before = after;
         }
-        Ok(Turn { acknowledged: items.into(), sample: Sample::Latencies(histogram) })
+        Ok(Turn { acknowledged: histogram.len(), sample: Sample::Latencies(histogram) })
     }
 
     fn sum(&self) -> Result<u32> {
@@ -309,7 +309,7 @@ impl ScanDispatch {
         let mut buffers = Buffers(Arc::clone(backend), Vec::new());
         let bound = [
             buffers.add("table", DataType::U32, data.table.len() as u64)?,
-            buffers.add("input", DataType::U8, data.input.len() as u64)?,
+            buffers.add("input", DataType::U32, data.input.len() as u64 / 4)?,
             buffers.add("from", DataType::U32, 1)?,
             buffers.add("states", DataType::U32, data.pieces().into())?,
         ];
@@ -325,10 +325,10 @@ impl ScanDispatch {
         let config = grid(1);
         self.turn(round, || {
             for piece in (0..self.data.pieces()).map(u64::from) {
-                let bytes = u64::from(items::PIECE);
+                let words = u64::from(items::PIECE / 4);
                 let bound = [
                     table.binding(),
-                    input.slice(piece * bytes, bytes),
+                    input.slice(piece * words, words),
                     entry.binding(),
                     states.slice(piece, 1),
                 ];

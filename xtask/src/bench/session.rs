@@ -5,29 +5,34 @@
 //! must be the number of items.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use vyre_driver::VyreBackend;
+use vyre_driver::ring::SlotImage;
 use vyre_driver::wait::WaitStrategy;
 use vyre_runtime::conformance::{GEMM_BINDINGS, gemm_handler, gemm_item};
-use vyre_runtime::{
-    BatchDescriptor, Megakernel, MegakernelError, PersistentSession, SessionOptions, SlotDescriptor, Tickets,
-};
+use vyre_runtime::{Megakernel, MegakernelError, PersistentSession, SessionOptions, SlotDescriptor, Tickets};
 
+use super::feed::{self, Feed};
 use super::items::{
-    self, FoldItems, INPUT_BINDING, SCAN, ScanData, TABLE_BINDING, WORK, expect, fold_args, fold_result,
+    self, INPUT_BINDING, NOTES_BINDING, SCAN, STATES_BINDING, ScanData, TABLE_BINDING, WORK, expect,
+    fold_args, fold_result,
 };
 use super::measure::{Sample, Turn};
 use super::products::{ProductData, bytes_of_halves};
 use super::statistics::{latencies, record};
 
 const SLOTS: u32 = 4096;
+/// Of a ring that takes all scans or products at once.
+const MANY_SLOTS: u32 = 16_384;
 /// Nothing here takes a hundredth of it.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 const WARM_UP: u32 = 256;
+/// Scans or products submitted at once.
+const BATCH: usize = 256;
 /// A product of 64 cubed is four tiles of a wave each: more invocations would wait.
 const PRODUCT_INVOCATIONS: u32 = 128;
 /// Workgroups of that size are more than the default counts on; fewer where fewer fit.
@@ -47,33 +52,61 @@ pub(super) enum Load {
     Products(Arc<ProductData>),
 }
 
-/// A session of one turn, and how many items went into it.
-struct Live {
-    session: PersistentSession,
-    submitted: u64,
+/// What a session keeps a record of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    Nothing,
+    /// The latency of each item.
+    Latency,
+    /// Everything that `vyre top` shows, latency among it.
+    Observed,
+    /// The last items, for a trace.
+    Traced,
 }
 
-/// How the fold items of a turn are fed.
-#[derive(Clone, Copy)]
-pub(super) struct Feed {
-    pub(super) producers: u32,
-    /// Items submitted at once.
-    pub(super) batch: u32,
-    /// Items of all producers.
-    pub(super) items: u32,
+impl Watch {
+    fn options(self) -> SessionOptions {
+        let options = SessionOptions::new();
+        match self {
+            Watch::Nothing => options,
+            Watch::Latency => options.measure_latency(),
+            Watch::Observed => options.measure_latency().observe("bench"),
+            Watch::Traced => options.trace(SLOTS),
+        }
+    }
+}
+
+/// How results come back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Results {
+    /// Nobody asks about an item: handlers leave results on the device, as kernels do.
+    OnTheDevice,
+    /// In completions, which are waited for one by one.
+    ByTicket,
+}
+
+/// A session of one turn, and how many items went into it.
+pub(super) struct Live {
+    pub(super) session: PersistentSession,
+    submitted: u64,
 }
 
 impl Ring {
     /// Compiles.
     pub(super) fn new(backend: &Arc<dyn VyreBackend>, load: Load) -> Result<Ring> {
-        let mut builder = Megakernel::builder(Arc::clone(backend)).slots(SLOTS);
-        builder = builder.handler(items::fold_handler()).handler(items::work_handler());
+        let slots = if matches!(load, Load::Nothing) { SLOTS } else { MANY_SLOTS };
+        let mut builder = Megakernel::builder(Arc::clone(backend)).slots(slots);
+        builder = builder.handler(items::fold_handler());
         match &load {
-            Load::Nothing => {}
+            Load::Nothing => {
+                builder = builder.handler(items::work_handler()).handler(items::note_handler());
+                builder = builder.bind_zeroed(NOTES_BINDING, 1);
+            }
             Load::Scans(data) => {
                 builder = builder.handler(items::scan_handler());
                 builder = builder.bind_bytes(TABLE_BINDING, items::bytes_of(&data.table));
                 builder = builder.bind_bytes(INPUT_BINDING, data.input.clone());
+                builder = builder.bind_zeroed(STATES_BINDING, data.pieces().into());
             }
             Load::Products(data) => {
                 let [a, b, c] = GEMM_BINDINGS;
@@ -86,24 +119,48 @@ impl Ring {
         Ok(Ring { megakernel: builder.build().context("build the megakernel")?, load })
     }
 
-    fn start(&self, wait: WaitStrategy) -> Result<Live> {
-        let mut options = SessionOptions::new().wait_strategy(wait);
+    pub(super) fn start(&self, wait: WaitStrategy) -> Result<Live> {
+        self.start_with(SessionOptions::new().wait_strategy(wait))
+    }
+
+    /// Starts a session, and warms it up: single items, and a lap, so that every page of the ring has been touched.
+    fn start_with(&self, mut options: SessionOptions) -> Result<Live> {
         if matches!(self.load, Load::Products(_)) {
             options = options.worker_groups(PRODUCT_GROUPS);
         }
         let session = self.megakernel.start_with(options).context("start a session")?;
         let mut live = Live { session, submitted: 0 };
         live.fold(0, WARM_UP)?;
+        live.detached(&vec![feed::no_op(); live.session.capacity() as usize])?;
         Ok(live)
     }
 
     /// One fold item after the other, each from before its submission to after its acknowledgement.
-    pub(super) fn one_item(&self, wait: WaitStrategy, round: u64, items: u32) -> Result<Turn> {
-        let mut live = self.start(wait)?;
+    pub(super) fn one_item(&self, wait: WaitStrategy, watch: Watch, round: u64, items: u32) -> Result<Turn> {
+        let mut live = self.start_with(watch.options().wait_strategy(wait))?;
+        let histogram = live.latencies(round, items)?;
+        live.finish()?;
+        Ok(Turn { acknowledged: items.into(), sample: Sample::Latencies(histogram) })
+    }
+
+    /// The same with items that also store to memory, which is visible when they are acknowledged.
+    pub(super) fn one_note(&self, round: u64, items: u32) -> Result<Turn> {
+        let mut live = self.start(WaitStrategy::Spin)?;
         let mut histogram = latencies()?;
+        let mut last = 0;
         for n in numbers(round, items) {
-            record(&mut histogram, live.one(n)?);
+            let slot = SlotDescriptor::new(items::NOTE).args([n]);
+            let started = Instant::now();
+            let ticket = live.session.submit(slot)?;
+            let done = live.session.wait(ticket, DEADLINE)?;
+            record(&mut histogram, started.elapsed());
+            live.submitted += 1;
+            expect("note", n.into(), done.result(), n.into())?;
+            last = n;
         }
+        let mut bytes = [0; 4];
+        live.session.download(NOTES_BINDING, 0, &mut bytes).context("read the last note")?;
+        expect("the last note of round", round, u32::from_le_bytes(bytes).into(), last.into())?;
         live.finish()?;
         Ok(Turn { acknowledged: items.into(), sample: Sample::Latencies(histogram) })
     }
@@ -122,45 +179,28 @@ impl Ring {
 
     /// CPU time of this process while a session has nothing to do.
     pub(super) fn idle(&self, round: u64, pause: Duration) -> Result<Turn> {
+        self.beside(round, || Ok(Turn { acknowledged: 1, sample: cpu_time_of_a_pause(pause) }))
+    }
+
+    /// Somebody else's turn beside a session that has nothing to do.
+    pub(super) fn beside(&self, round: u64, turn: impl FnOnce() -> Result<Turn>) -> Result<Turn> {
         let mut live = self.start(WaitStrategy::Park)?;
-        let sample = cpu_time_of_a_pause(pause);
+        let turn = turn()?;
         // It was alive all the time.
         for n in numbers(round, 1) {
             live.one(n)?;
         }
         live.finish()?;
-        Ok(Turn { acknowledged: 1, sample })
+        Ok(turn)
     }
 
-    /// Fold items from several threads, as many in flight as the ring holds. From before the first submission to
-    /// after the last acknowledgement.
-    pub(super) fn feed(&self, round: u64, feed: Feed) -> Result<Turn> {
-        let mut live = self.start(WaitStrategy::Park)?;
-        let each = feed.items / feed.producers;
-        let in_flight = (SLOTS / feed.producers / feed.batch).max(1) as usize;
-        let ready = Barrier::new(feed.producers as usize + 1);
-        let elapsed = std::thread::scope(|scope| {
-            let producers: Vec<_> = (0..feed.producers)
-                .map(|producer| {
-                    let (session, ready) = (&live.session, &ready);
-                    scope.spawn(move || {
-                        ready.wait();
-                        let first = first_number(round).wrapping_add(producer * each);
-                        produce(session, first, each, feed.batch, in_flight)
-                    })
-                })
-                .collect();
-            let started = Instant::now();
-            ready.wait();
-            for producer in producers {
-                producer.join().map_err(|_| anyhow!("a producer panicked"))??;
-            }
-            anyhow::Ok(started.elapsed())
-        })?;
-        let items = u64::from(each) * u64::from(feed.producers);
-        live.submitted += items;
+    /// As many items as there can be, from several threads.
+    pub(super) fn feed(&self, watch: Watch, round: u64, feed: Feed) -> Result<Turn> {
+        let mut live = self.start_with(watch.options())?;
+        let (acknowledged, elapsed) = feed::feed(&live.session, round, feed)?;
+        live.submitted += acknowledged;
         live.finish()?;
-        Ok(Turn { acknowledged: items, sample: Sample::Elapsed(elapsed) })
+        Ok(Turn { acknowledged, sample: Sample::Elapsed(elapsed) })
     }
 
     /// Work items of so many units, one after the other.
@@ -179,32 +219,70 @@ impl Ring {
         Ok(Turn { acknowledged: items.into(), sample: Sample::Latencies(histogram) })
     }
 
-    /// Every piece as one item, in batches, as many in flight as the ring holds.
-    pub(super) fn scan(&self, round: u64) -> Result<Turn> {
+    /// Every piece as one finished item.
+    pub(super) fn scan(&self, results: Results, round: u64) -> Result<Turn> {
         let Load::Scans(data) = &self.load else { bail!("a megakernel without the scan opcode") };
-        let mut live = self.start(WaitStrategy::Park)?;
+        let mut live = self.start(WaitStrategy::Spin)?;
         let (pieces, entry) = (data.pieces(), ScanData::entry(round));
-        let mut ends = Vec::with_capacity(pieces as usize);
+        let images = images((0..pieces).map(|piece| SlotDescriptor::new(SCAN).args([piece, entry])))?;
+        let mut bytes = vec![0xa5; pieces as usize * 4];
+        live.session.upload(STATES_BINDING, 0, &bytes).context("forget the states of the last round")?;
         let started = Instant::now();
-        let slot = |piece| SlotDescriptor::new(SCAN).args([piece, entry]);
-        live.stream(pieces, slot, |result| ends.push(result as u32))?;
+        let taken = match results {
+            Results::OnTheDevice => live.detached(&images).map(|()| None)?,
+            Results::ByTicket => {
+                let mut states = Vec::with_capacity(images.len());
+                live.by_ticket(&images, |state| states.push(state as u32))?;
+                Some(states)
+            }
+        };
         let elapsed = started.elapsed();
+        live.session.download(STATES_BINDING, 0, &mut bytes).context("read the states")?;
         live.finish()?;
-        data.check(round, &ends)?;
+        data.check(round, &items::words_of(&bytes))?;
+        if let Some(taken) = taken {
+            data.check(round, &taken)?;
+        }
         Ok(Turn { acknowledged: pieces.into(), sample: Sample::Elapsed(elapsed) })
     }
 
-    /// Every product as one item, in batches, as many in flight as the ring holds.
-    pub(super) fn products(&self, round: u64) -> Result<Turn> {
+    /// Every product as one finished item.
+    pub(super) fn products(&self, results: Results, round: u64) -> Result<Turn> {
+        self.products_as(round, |live, images| {
+            let started = Instant::now();
+            match results {
+                Results::OnTheDevice => live.detached(images)?,
+                Results::ByTicket => live.by_ticket(images, drop)?,
+            }
+            Ok(started.elapsed())
+        })
+    }
+
+    /// The same, up to the last submission: what they cost the thread that submits them.
+    pub(super) fn products_submitted(&self, round: u64) -> Result<Turn> {
+        self.products_as(round, |live, images| {
+            let started = Instant::now();
+            live.submit(images)?;
+            let elapsed = started.elapsed();
+            live.session.drain(DEADLINE)?;
+            Ok(elapsed)
+        })
+    }
+
+    fn products_as(
+        &self,
+        round: u64,
+        run: impl FnOnce(&mut Live, &[SlotImage]) -> Result<Duration>,
+    ) -> Result<Turn> {
         let Load::Products(data) = &self.load else { bail!("a megakernel without the product's opcode") };
-        let mut live = self.start(WaitStrategy::Park)?;
-        let (problem, count) = (ProductData::one(round), u32::try_from(data.count)?);
-        let started = Instant::now();
-        let slot = |n| gemm_item(&problem, [ProductData::first(u64::from(n)) as u32; 3]);
-        live.stream(count, slot, drop)?;
-        let elapsed = started.elapsed();
+        let mut live = self.start(WaitStrategy::Spin)?;
+        let problem = ProductData::one(round);
+        let images = images((0..data.count).map(|n| gemm_item(&problem, [ProductData::first(n) as u32; 3])))?;
         let [_, _, c] = GEMM_BINDINGS;
-        let mut bytes = vec![0; data.len() * 4];
+        // All bits set is a NaN: what is not written is seen.
+        let mut bytes = vec![0xff; data.len() * 4];
+        live.session.upload(c, 0, &bytes).context("forget the products of the last round")?;
+        let elapsed = run(&mut live, &images)?;
         live.session.download(c, 0, &mut bytes).context("read the products")?;
         live.finish()?;
         let results: Vec<f32> =
@@ -213,13 +291,18 @@ impl Ring {
     }
 }
 
+/// Items as they go into the ring.
+fn images(slots: impl Iterator<Item = SlotDescriptor>) -> Result<Vec<SlotImage>, MegakernelError> {
+    slots.map(|slot| slot.to_image()).collect()
+}
+
 impl Live {
     fn fold(&mut self, first: u32, items: u32) -> Result<()> {
         (0..items).try_for_each(|at| self.one(first.wrapping_add(at)).map(drop))
     }
 
     /// One fold item, and how long it took.
-    fn one(&mut self, n: u32) -> Result<Duration> {
+    pub(super) fn one(&mut self, n: u32) -> Result<Duration> {
         let slot = SlotDescriptor::new(items::FOLD).args(fold_args(n));
         let started = Instant::now();
         let ticket = self.session.submit(slot)?;
@@ -230,34 +313,52 @@ impl Live {
         Ok(elapsed)
     }
 
-    /// Submits `count` items in batches, and hands each result over in order.
-    fn stream(
-        &mut self,
-        count: u32,
-        slot: impl Fn(u32) -> SlotDescriptor,
-        mut each: impl FnMut(u64),
-    ) -> Result<()> {
-        const BATCH: u32 = 256;
-        let mut pending: VecDeque<Tickets> = VecDeque::new();
-        let mut next = 0;
-        while next < count || !pending.is_empty() {
-            let until = count.min(next + BATCH);
-            if next < until && pending.len() < (SLOTS / BATCH) as usize {
-                let batch: BatchDescriptor = (next..until).map(&slot).collect();
-                pending.push_back(self.session.submit_batch(&batch)?);
-                next = until;
-                continue;
-            }
-            for ticket in pending.pop_front().into_iter().flatten() {
-                each(self.session.wait(ticket, DEADLINE)?.result());
-            }
+    /// Fold items one after the other.
+    pub(super) fn latencies(&mut self, round: u64, items: u32) -> Result<hdrhistogram::Histogram<u64>> {
+        let mut histogram = latencies()?;
+        for n in numbers(round, items) {
+            record(&mut histogram, self.one(n)?);
         }
-        self.submitted += u64::from(count);
+        Ok(histogram)
+    }
+
+    /// Submits finished items that nobody will ask about.
+    fn submit(&mut self, images: &[SlotImage]) -> Result<()> {
+        for batch in images.chunks(BATCH) {
+            feed::detached(&self.session, batch, batch.len() as u32)?;
+        }
+        self.submitted += images.len() as u64;
         Ok(())
     }
 
+    /// The same, and waits until all are acknowledged.
+    fn detached(&mut self, images: &[SlotImage]) -> Result<()> {
+        self.submit(images)?;
+        Ok(self.session.drain(DEADLINE)?)
+    }
+
+    /// Submits finished items and hands each result over, in order.
+    fn by_ticket(&mut self, images: &[SlotImage], mut each: impl FnMut(u64)) -> Result<()> {
+        let in_flight = self.session.capacity() as usize / BATCH;
+        let mut batches = images.chunks(BATCH);
+        let mut pending: VecDeque<Tickets> = VecDeque::with_capacity(in_flight);
+        loop {
+            if pending.len() < in_flight
+                && let Some(batch) = batches.next()
+            {
+                pending.push_back(self.session.submit_batch(batch)?);
+                self.submitted += batch.len() as u64;
+                continue;
+            }
+            let Some(tickets) = pending.pop_front() else { return Ok(()) };
+            for ticket in tickets {
+                each(self.session.wait(ticket, DEADLINE)?.result());
+            }
+        }
+    }
+
     /// Stops, and compares the device's count with ours.
-    fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         self.session.stop().context("stop the session")?;
         let telemetry = self.session.telemetry();
         let (done, faulted) = (telemetry.done, telemetry.faulted);
@@ -278,67 +379,8 @@ pub(super) fn numbers(round: u64, items: u32) -> impl Iterator<Item = u32> {
     (0..items).map(move |at| first.wrapping_add(at))
 }
 
-fn first_number(round: u64) -> u32 {
+pub(super) fn first_number(round: u64) -> u32 {
     (round as u32 + 1).wrapping_mul(1 << 23)
-}
-
-/// Submits `items` fold items from `first` on, `batch` at once, and takes each result.
-fn produce(session: &PersistentSession, first: u32, items: u32, batch: u32, in_flight: usize) -> Result<()> {
-    let give_up = Instant::now() + DEADLINE;
-    let mut pending: VecDeque<(u32, Submitted)> = VecDeque::with_capacity(in_flight);
-    let mut sent = 0;
-    while sent < items || !pending.is_empty() {
-        if sent < items && pending.len() < in_flight {
-            let n = first.wrapping_add(sent);
-            let count = batch.min(items - sent);
-            match submit(session, n, count) {
-                Ok(submitted) => {
-                    pending.push_back((n, submitted));
-                    sent += count;
-                    continue;
-                }
-                // Another producer's items are in the way.
-                Err(MegakernelError::RingFull { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        match pending.pop_front() {
-            Some((n, submitted)) => submitted.take(session, n)?,
-            None if Instant::now() > give_up => {
-                bail!("the ring stayed full for {DEADLINE:?}; see which producer does not take its results")
-            }
-            None => std::thread::yield_now(),
-        }
-    }
-    Ok(())
-}
-
-/// Tickets of what was submitted at once.
-enum Submitted {
-    One(vyre_runtime::Ticket),
-    Batch(Tickets),
-}
-
-fn submit(session: &PersistentSession, n: u32, count: u32) -> Result<Submitted, MegakernelError> {
-    if count == 1 {
-        return session.submit(SlotDescriptor::new(items::FOLD).args(fold_args(n))).map(Submitted::One);
-    }
-    session.submit_batch(&FoldItems { first: n, count }).map(Submitted::Batch)
-}
-
-impl Submitted {
-    /// Waits for the items numbered from `n`, and compares their results.
-    fn take(self, session: &PersistentSession, n: u32) -> Result<()> {
-        let check = |n: u32, ticket| {
-            expect("item", n.into(), session.wait(ticket, DEADLINE)?.result(), fold_result(n).into())
-        };
-        match self {
-            Submitted::One(ticket) => check(n, ticket),
-            Submitted::Batch(tickets) => {
-                (0..).zip(tickets).try_for_each(|(at, ticket)| check(n.wrapping_add(at), ticket))
-            }
-        }
-    }
 }
 
 /// How much CPU time this process takes while the caller sleeps.
@@ -356,6 +398,7 @@ pub(super) fn cpu_time_of_a_pause(pause: Duration) -> Sample {
 mod tests {
     use vyre_cpu::CpuBackend;
 
+    use super::super::feed::Kind;
     use super::*;
 
     fn ring(load: Load) -> Ring {
@@ -367,14 +410,24 @@ mod tests {
     fn turns_count_what_was_acknowledged() {
         let acknowledged = |turn: Result<Turn>| turn.expect("every result right").acknowledged;
         let ring_of_folds = ring(Load::Nothing);
-        assert_eq!(acknowledged(ring_of_folds.one_item(WaitStrategy::Park, 1, 20)), 20);
+        for watch in [Watch::Nothing, Watch::Latency, Watch::Traced] {
+            assert_eq!(acknowledged(ring_of_folds.one_item(WaitStrategy::Park, watch, 1, 20)), 20);
+        }
+        assert_eq!(acknowledged(ring_of_folds.one_note(1, 20)), 20);
         assert_eq!(acknowledged(ring_of_folds.work(1, 3, 70)), 3);
         assert_eq!(acknowledged(ring_of_folds.idle(1, Duration::ZERO)), 1);
         // More than the ring holds, and a batch that does not divide them.
-        let feed = Feed { producers: 3, batch: 33, items: 3 * SLOTS };
-        assert_eq!(acknowledged(ring_of_folds.feed(1, feed)), u64::from(3 * SLOTS));
-        assert_eq!(acknowledged(ring(Load::Scans(Arc::new(ScanData::new(300)))).scan(1)), 300);
-        assert_eq!(acknowledged(ring(Load::Products(Arc::new(ProductData::new(70)))).products(1)), 70);
+        for kind in [Kind::Tracked, Kind::Detached] {
+            let feed = Feed { producers: 3, batch: 33, items: 3 * SLOTS, kind };
+            assert_eq!(acknowledged(ring_of_folds.feed(Watch::Nothing, 1, feed)), u64::from(3 * SLOTS));
+        }
+        let scans = ring(Load::Scans(Arc::new(ScanData::new(300))));
+        let products = ring(Load::Products(Arc::new(ProductData::new(70))));
+        for results in [Results::OnTheDevice, Results::ByTicket] {
+            assert_eq!(acknowledged(scans.scan(results, 1)), 300);
+            assert_eq!(acknowledged(products.products(results, 1)), 70);
+        }
+        assert_eq!(acknowledged(products.products_submitted(2)), 70);
     }
 
     #[test]
@@ -382,6 +435,7 @@ mod tests {
         let mut live = ring(Load::Nothing).start(WaitStrategy::Park).expect("started");
         live.submitted += 1;
         let error = live.finish().expect_err("one item too few");
-        assert!(error.to_string().contains("the device counted 256 done"), "{error}");
+        let counted = WARM_UP + SLOTS;
+        assert!(error.to_string().contains(&format!("the device counted {counted} done")), "{error}");
     }
 }

@@ -8,13 +8,14 @@ use vyre_driver::VyreBackend;
 use vyre_driver::wait::WaitStrategy;
 
 use super::Opened;
-use super::gpu::{Echo, Gpu, GpuProducts, Launches, NO_GRAPHS};
-use super::items::ScanData;
+use super::feed::{Feed, Kind};
+use super::gpu::{Echo, Gpu, GpuProducts, Launches};
+use super::items::{ScanData, jobs};
 use super::measure::{Contestant, Turn, contest, outcome_of};
 use super::opponents::{self, ScanDispatch, WorkDispatch};
 use super::products::ProductData;
 use super::report::{Figure, Outcome, Row};
-use super::session::{self, Feed, Load, Ring};
+use super::session::{Load, Results, Ring, Watch, numbers};
 
 pub(super) const LAUNCHES: &str = "launches";
 pub(super) const ONE_ITEM: &str = "one item";
@@ -23,23 +24,31 @@ pub(super) const PRODUCERS: &str = "items by producers";
 pub(super) const SCANS: &str = "scans of 1 KiB";
 pub(super) const PRODUCTS: &str = "products of 64 cubed";
 pub(super) const WORK: &str = "long items";
+pub(super) const WATCHED: &str = "watched sessions";
+pub(super) const HOMES: &str = "in a worker or not";
 pub(super) const IDLE: &str = "idle";
+pub(super) const DEATH: &str = "host killed";
 /// All groups, in order.
-pub(super) const GROUPS: [&str; 8] = [LAUNCHES, ONE_ITEM, BATCHES, PRODUCERS, SCANS, PRODUCTS, WORK, IDLE];
+pub(super) const GROUPS: [&str; 11] =
+    [LAUNCHES, ONE_ITEM, BATCHES, PRODUCERS, SCANS, PRODUCTS, WORK, WATCHED, HOMES, IDLE, DEATH];
 
 const RING: &str = "ring";
+const DETACHED: &str = "no-ops without tickets";
 const DISPATCH: &str = "one dispatch each";
 const LAUNCH: &str = "one launch each, by hand";
 
+/// Kernels of a graph.
+const GRAPH: u32 = 1000;
+
 /// Something that may be missing, with what its rows say then.
-type Opening<T> = Result<T, Outcome>;
+pub(super) type Opening<T> = Result<T, Outcome>;
 
 /// The measurements of one backend.
 pub(super) struct Suite {
-    name: &'static str,
-    backend: Arc<dyn VyreBackend>,
-    gpu: Opening<Gpu>,
-    is_quick: bool,
+    pub(super) name: &'static str,
+    pub(super) opened: Opened,
+    pub(super) gpu: Opening<Gpu>,
+    pub(super) is_quick: bool,
     /// Groups to measure.
     groups: Vec<&'static str>,
     /// Of a group.
@@ -64,7 +73,7 @@ impl Suite {
         };
         Suite {
             name,
-            backend: opened.backend,
+            opened,
             gpu,
             is_quick,
             budget: budget / u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1),
@@ -76,12 +85,14 @@ impl Suite {
 
     /// Group after group. What no group needs is not made.
     pub(super) fn run(&self) -> Vec<Row> {
-        let launches =
-            self.made_for(&[LAUNCHES, SCANS, WORK], || self.with_gpu(|gpu| Launches::new(gpu, &self.scans)));
+        let launches = self.made_for(&[LAUNCHES, SCANS, WORK, IDLE], || {
+            self.with_gpu(|gpu| Launches::new(gpu, &self.scans))
+        });
         let echo = self.made_for(&[ONE_ITEM], || self.with_gpu(Echo::new));
         let products =
             self.made_for(&[PRODUCTS], || self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products)));
-        let ring = self.made_for(&[ONE_ITEM, BATCHES, PRODUCERS, WORK, IDLE], || self.ring(Load::Nothing));
+        let ring =
+            self.made_for(&[ONE_ITEM, BATCHES, PRODUCERS, WORK, WATCHED, IDLE], || self.ring(Load::Nothing));
         let measure = |&group: &&'static str| match group {
             LAUNCHES => self.launches(&launches),
             ONE_ITEM => self.one_item(&ring, &echo),
@@ -90,7 +101,10 @@ impl Suite {
             SCANS => self.scans(&launches),
             PRODUCTS => self.products(&products),
             WORK => self.work(&ring, &launches),
-            _ => self.idle(&ring),
+            WATCHED => self.watched(&ring),
+            HOMES => self.homes(),
+            IDLE => self.idle(&ring, &launches),
+            _ => self.death(),
         };
         self.groups.iter().flat_map(measure).collect()
     }
@@ -107,27 +121,24 @@ impl Suite {
     }
 
     fn ring(&self, load: Load) -> Opening<Ring> {
-        if !self.backend.capabilities().persistent {
-            return Err(not_measured("the backend keeps no kernel resident"));
-        }
-        open(Ring::new(&self.backend, load))
+        ring_of(&self.opened.backend, load)
     }
 
-    fn is_cpu(&self) -> bool {
+    pub(super) fn is_cpu(&self) -> bool {
         self.name == "cpu"
     }
 
     /// A size of turns.
-    fn scaled(&self, items: u32) -> u32 {
+    pub(super) fn scaled(&self, items: u32) -> u32 {
         if self.is_quick { (items / 8).max(4) } else { items }
     }
 
     /// Items of a turn that feeds as many as it can: a GPU runs a hundred times as many.
-    fn fed_items(&self) -> u32 {
+    pub(super) fn fed_items(&self) -> u32 {
         self.scaled(if self.is_cpu() { 1 << 18 } else { 1 << 21 })
     }
 
-    fn contest(&self, group: &'static str, contestants: Vec<Contestant<'_>>) -> Vec<Row> {
+    pub(super) fn contest(&self, group: &'static str, contestants: Vec<Contestant<'_>>) -> Vec<Row> {
         contest(group, self.name, self.budget, contestants)
     }
 
@@ -142,13 +153,11 @@ impl Suite {
                 take_turns("launches back to back", launches, move |it, round| {
                     it.back_to_back(round, enqueued)
                 }),
-                Contestant::without("graph of single kernels", self.no_graphs()),
+                take_turns(format!("graph of {GRAPH} kernels"), launches, move |it, round| {
+                    it.graph(round, GRAPH, (enqueued / GRAPH).max(1))
+                }),
             ],
         )
-    }
-
-    fn no_graphs(&self) -> Outcome {
-        self.gpu.as_ref().err().cloned().unwrap_or_else(|| not_measured(NO_GRAPHS))
     }
 
     fn one_item(&self, ring: &Opening<Ring>, echo: &Opening<Echo<'_>>) -> Vec<Row> {
@@ -156,10 +165,13 @@ impl Suite {
         let mut all = vec![
             take_turns("echo kernel, by hand", echo, move |echo, round| echo.turn(round, items)),
             take_turns("ring, waiting by spinning", ring, move |ring, round| {
-                ring.one_item(WaitStrategy::Spin, round, items)
+                ring.one_item(WaitStrategy::Spin, Watch::Nothing, round, items)
             }),
             take_turns("ring, waiting by parking", ring, move |ring, round| {
-                ring.one_item(WaitStrategy::Park, round, items)
+                ring.one_item(WaitStrategy::Park, Watch::Nothing, round, items)
+            }),
+            take_turns("ring, an item that stores to memory", ring, move |ring, round| {
+                ring.one_note(round, items)
             }),
         ];
         if self.is_cpu() {
@@ -173,11 +185,10 @@ impl Suite {
         let items = self.fed_items();
         let mut all = self.queues(1, items, "queue pair, one by one", 1.0);
         for batch in [1, 2, 4, 8, 16, 32, 64, 128, 256] {
-            let feed = Feed { producers: 1, batch, items };
-            all.push(
-                take_turns(format!("ring, {batch} at once"), ring, move |ring, round| ring.feed(round, feed))
-                    .at(RING, batch.into()),
-            );
+            for (kind, curve) in [(Kind::Tracked, RING), (Kind::Detached, DETACHED)] {
+                let feed = Feed { producers: 1, batch, items, kind };
+                all.push(feeds(format!("{curve}, {batch} at once"), ring, feed).at(curve, batch.into()));
+            }
         }
         if self.is_cpu() {
             all.push(Contestant::new("function call", move |round| opponents::calls(round, items)));
@@ -198,11 +209,13 @@ impl Suite {
                     .new_heat(),
             );
             all.extend(self.queues(producers, items, &name("queue pair"), x));
-            for (batch, curve) in [(1, "ring, one by one"), (32, "ring, 32 at once")] {
-                let feed = Feed { producers, batch, items };
-                all.push(
-                    take_turns(name(curve), ring, move |ring, round| ring.feed(round, feed)).at(curve, x),
-                );
+            for (kind, batch, curve) in [
+                (Kind::Tracked, 1, "ring, one by one"),
+                (Kind::Tracked, 32, "ring, 32 at once"),
+                (Kind::Detached, 1, "no-ops without tickets, one by one"),
+                (Kind::Detached, 32, "no-ops without tickets, 32 at once"),
+            ] {
+                all.push(feeds(name(curve), ring, Feed { producers, batch, items, kind }).at(curve, x));
             }
         }
         self.contest(PRODUCERS, all)
@@ -217,14 +230,19 @@ impl Suite {
 
     fn scans(&self, launches: &Opening<Launches<'_>>) -> Vec<Row> {
         let (ring, data) = (self.ring(Load::Scans(Arc::clone(&self.scans))), &self.scans);
-        let dispatch = open(ScanDispatch::new(&self.backend, data));
+        let dispatch = open(ScanDispatch::new(&self.opened.backend, data));
         let count = data.pieces();
         let mut all = vec![
             take_turns(format!("{count} launches by hand, back to back"), launches, |it, round| {
                 it.scan_each(round)
             }),
             take_turns(format!("{count} dispatches"), &dispatch, ScanDispatch::each),
-            take_turns(format!("ring, {count} items"), &ring, Ring::scan),
+            take_turns(format!("ring, {count} items"), &ring, |ring, round| {
+                ring.scan(Results::OnTheDevice, round)
+            }),
+            take_turns(format!("ring, {count} items with tickets"), &ring, |ring, round| {
+                ring.scan(Results::ByTicket, round)
+            }),
             take_turns("one dispatch over all", &dispatch, ScanDispatch::all),
             take_turns("one launch by hand over all", launches, |it, round| it.scan_all(round)),
         ];
@@ -240,8 +258,14 @@ impl Suite {
         let ring = self.ring(Load::Products(Arc::clone(data)));
         let mut all = vec![
             take_turns(format!("{count} launches, back to back"), gpu, GpuProducts::each),
-            Contestant::without("graph of single launches", self.no_graphs()),
-            take_turns(format!("ring, {count} items"), &ring, Ring::products),
+            take_turns("graph of single launches", gpu, GpuProducts::graph),
+            take_turns(format!("ring, {count} items"), &ring, |ring, round| {
+                ring.products(Results::OnTheDevice, round)
+            }),
+            take_turns(format!("ring, {count} items with tickets"), &ring, |ring, round| {
+                ring.products(Results::ByTicket, round)
+            }),
+            take_turns("the same up to the last submission", &ring, Ring::products_submitted),
             take_turns("one batched launch", gpu, GpuProducts::batched),
         ];
         if self.is_cpu() {
@@ -254,7 +278,7 @@ impl Suite {
 
     /// One item at a time, longer and longer, and from where on a launch of its own answers sooner.
     fn work(&self, ring: &Opening<Ring>, launches: &Opening<Launches<'_>>) -> Vec<Row> {
-        let dispatch = open(WorkDispatch::new(&self.backend));
+        let dispatch = open(WorkDispatch::new(&self.opened.backend));
         let mut all = Vec::new();
         for units in [1_u32, 4, 16, 64, 256, 1024, 4096, 16_384] {
             let (x, items) = (f64::from(units), self.scaled((1 << 18) / (units + 1024)));
@@ -265,12 +289,16 @@ impl Suite {
                     .new_heat(),
             );
             all.push(
-                take_turns(name(DISPATCH), &dispatch, move |it, round| it.turn(round, items, units))
-                    .at(DISPATCH, x),
+                take_turns(name(DISPATCH), &dispatch, move |it, round| {
+                    it.turn(jobs(numbers(round, items), units))
+                })
+                .at(DISPATCH, x),
             );
             all.push(
-                take_turns(name(LAUNCH), launches, move |it, round| it.work(round, items, units))
-                    .at(LAUNCH, x),
+                take_turns(name(LAUNCH), launches, move |it, round| {
+                    it.work(jobs(numbers(round, items), units))
+                })
+                .at(LAUNCH, x),
             );
             if self.is_cpu() {
                 let turn = move |round| opponents::work_calls(round, items, units);
@@ -290,37 +318,31 @@ impl Suite {
         }
         rows
     }
-
-    fn idle(&self, ring: &Opening<Ring>) -> Vec<Row> {
-        let pause = Duration::from_millis(if self.is_quick { 100 } else { 500 });
-        let (rest, items) = (Duration::from_millis(10), self.scaled(80));
-        self.contest(
-            IDLE,
-            vec![
-                Contestant::new("no session", move |_| {
-                    Ok(Turn { acknowledged: 0, sample: session::cpu_time_of_a_pause(pause) })
-                }),
-                take_turns("idle session, this process", ring, move |ring, round| ring.idle(round, pause)),
-                Contestant::without("looks at the bus", not_measured("no kernel keeps a count of them")),
-                Contestant::without("watts over idle", not_measured("no backend reads the device's power")),
-                take_turns("one item after 10 ms of rest", ring, move |ring, round| {
-                    ring.after_a_pause(round, items, rest)
-                }),
-            ],
-        )
-    }
 }
 
-fn not_measured(reason: &str) -> Outcome {
+/// A megakernel of the bench on a backend.
+pub(super) fn ring_of(backend: &Arc<dyn VyreBackend>, load: Load) -> Opening<Ring> {
+    if !backend.capabilities().persistent {
+        return Err(not_measured("the backend keeps no kernel resident"));
+    }
+    open(Ring::new(backend, load))
+}
+
+/// A contestant that feeds items.
+pub(super) fn feeds(name: String, ring: &Opening<Ring>, feed: Feed) -> Contestant<'_> {
+    take_turns(name, ring, move |ring, round| ring.feed(Watch::Nothing, round, feed))
+}
+
+pub(super) fn not_measured(reason: &str) -> Outcome {
     Outcome::NotMeasured { reason: reason.to_owned() }
 }
 
-fn open<T>(made: Result<T>) -> Opening<T> {
+pub(super) fn open<T>(made: Result<T>) -> Opening<T> {
     made.map_err(|error| outcome_of(&error))
 }
 
 /// A contestant that needs something which may be missing.
-fn take_turns<'b, T>(
+pub(super) fn take_turns<'b, T>(
     name: impl Into<String>,
     opening: &'b Opening<T>,
     turn: impl Fn(&'b T, u64) -> Result<Turn> + 'b,

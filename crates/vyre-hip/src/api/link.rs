@@ -30,12 +30,14 @@ same_abi! {
     u8 = u8;
     c_int = c_int;
     c_uint = c_uint;
+    u64 = u64;
     usize = usize;
     f32 = f32;
     // Integers against enums of theirs that are `repr(u32)`.
     Status = hiprt::hipError_t;
     c_uint = hiprt::hipDeviceAttribute_t;
     c_uint = hiprt::hipFunction_attribute;
+    c_uint = hiprt::hipStreamCaptureMode;
 }
 
 impl<Ours: SamePointee<Theirs>, Theirs> SameAbi<*mut Theirs> for *mut Ours {}

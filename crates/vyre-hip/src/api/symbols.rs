@@ -62,6 +62,13 @@ macro_rules! symbol_table {
                 required stream_query(stream: RawHandle) = hipStreamQuery, cuStreamQuery;
                 required stream_wait_event(stream: RawHandle, event: RawHandle, flags: c_uint) = hipStreamWaitEvent, cuStreamWaitEvent;
 
+                optional stream_begin_capture(stream: RawHandle, mode: c_uint) = hipStreamBeginCapture, cuStreamBeginCapture_v2;
+                optional stream_end_capture(stream: RawHandle, graph: *mut RawHandle) = hipStreamEndCapture, cuStreamEndCapture;
+                optional graph_instantiate(executable: *mut RawHandle, graph: RawHandle, flags: u64) = hipGraphInstantiateWithFlags, cuGraphInstantiateWithFlags;
+                optional graph_launch(executable: RawHandle, stream: RawHandle) = hipGraphLaunch, cuGraphLaunch;
+                optional graph_executable_destroy(executable: RawHandle) = hipGraphExecDestroy, cuGraphExecDestroy;
+                optional graph_destroy(graph: RawHandle) = hipGraphDestroy, cuGraphDestroy;
+
                 required event_create(event: *mut RawHandle, flags: c_uint) = hipEventCreateWithFlags, cuEventCreate;
                 required event_destroy(event: RawHandle) = hipEventDestroy, cuEventDestroy_v2;
                 required event_record(event: RawHandle, stream: RawHandle) = hipEventRecord, cuEventRecord;

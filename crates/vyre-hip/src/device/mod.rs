@@ -16,6 +16,7 @@
 
 mod context;
 mod event;
+mod graph;
 mod host;
 mod info;
 mod memory;
@@ -26,6 +27,7 @@ mod wait;
 
 pub use context::{Context, MemoryUse};
 pub use event::Event;
+pub use graph::Graph;
 pub use host::{HostMemory, PinnedMemory, RegisteredMemory};
 pub use info::DeviceInfo;
 pub use memory::DeviceMemory;

@@ -27,6 +27,7 @@ pub(crate) enum Release {
     },
     Module(Handle),
     Event(Handle),
+    Graph(Handle),
     Stream {
         handle: Handle,
         kept: KeptAlive,
@@ -106,6 +107,8 @@ fn give_back(api: &Api, what: &Release) -> Result<(), HipError> {
         Release::Module(handle) => unsafe { api.module_unload(handle.0) },
         // SAFETY: as above.
         Release::Event(handle) => unsafe { api.event_destroy(handle.0) },
+        // SAFETY: as above.
+        Release::Graph(handle) => unsafe { api.graph_executable_destroy(handle.0) },
         // SAFETY: as above; what the stream still had to do was waited for, or keeps what it needs.
         Release::Stream { handle, .. } => unsafe { api.stream_destroy(handle.0) },
     }

@@ -204,6 +204,11 @@ impl Stream {
         self.context.call(|api| operation(api, self.handle))
     }
 
+    /// What is kept alive now.
+    pub(super) fn kept(&self) -> KeptAlive {
+        self.lock().clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, KeptAlive> {
         // A map of owners is whole whatever panicked beside it.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)

@@ -251,6 +251,24 @@ extern "C" fn stream_query(_: RawHandle) -> Status {
 extern "C" fn stream_wait_event(_: RawHandle, _: RawHandle, _: c_uint) -> Status {
     enter("stream_wait_event")
 }
+extern "C" fn begin_capture(_: RawHandle, _: c_uint) -> Status {
+    enter("begin_capture")
+}
+extern "C" fn end_capture(_: RawHandle, place: *mut RawHandle) -> Status {
+    create("graph", place)
+}
+extern "C" fn graph_instantiate(place: *mut RawHandle, _: RawHandle, _: u64) -> Status {
+    create("graph_instantiate", place)
+}
+extern "C" fn graph_launch(_: RawHandle, _: RawHandle) -> Status {
+    enter("graph_launch")
+}
+extern "C" fn graph_executable_destroy(executable: RawHandle) -> Status {
+    destroy("graph_executable_destroy", "graph_instantiate", executable)
+}
+extern "C" fn graph_destroy(graph: RawHandle) -> Status {
+    destroy("graph_destroy", "graph", graph)
+}
 extern "C" fn event_create(place: *mut RawHandle, _: c_uint) -> Status {
     create("event", place)
 }
@@ -367,6 +385,12 @@ pub(crate) fn symbols(platform: Platform) -> Symbols {
         stream_destroy,
         stream_query,
         stream_wait_event,
+        stream_begin_capture: amd.then_some(begin_capture),
+        stream_end_capture: amd.then_some(end_capture),
+        graph_instantiate: amd.then_some(graph_instantiate),
+        graph_launch: amd.then_some(graph_launch),
+        graph_executable_destroy: amd.then_some(graph_executable_destroy),
+        graph_destroy: amd.then_some(graph_destroy),
         event_create,
         event_destroy,
         event_record,

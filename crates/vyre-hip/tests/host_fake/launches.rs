@@ -88,3 +88,46 @@ fn a_kernel_tells_what_it_uses() {
     assert_eq!(function.resident_workgroups(256, 0).unwrap(), 4);
     assert!(function.resident_workgroups(u32::MAX, 0).is_err());
 }
+
+#[test]
+fn a_graph_keeps_what_was_recorded_and_gives_all_back() {
+    let (stream, function) = kernel(Platform::Amd);
+    let graph = stream.capture(|| launch(&stream, &function, SMALL)).unwrap();
+    drop(function);
+    // The stream lets go of what it keeps; the graph does not.
+    assert!(stream.is_idle().unwrap());
+    assert_eq!(fake::calls("module_unload"), 0);
+    // SAFETY: the fake library launches nothing.
+    unsafe { stream.launch_graph(&graph) }.unwrap();
+    drop(graph);
+    assert_eq!(
+        (fake::calls("graph_destroy"), fake::calls("graph_executable_destroy")),
+        (1, 0),
+        "it is under way"
+    );
+    assert!(stream.is_idle().unwrap());
+    assert_eq!((fake::calls("graph_executable_destroy"), fake::calls("module_unload")), (1, 1));
+}
+
+#[test]
+fn a_capture_that_fails_leaves_nothing_behind() {
+    let (stream, function) = kernel(Platform::Amd);
+    let live = fake::live();
+    let refused = LaunchConfig { workgroup: [0, 1, 1], ..SMALL };
+    let error = stream.capture(|| launch(&stream, &function, refused)).unwrap_err();
+    assert!(matches!(error, DeviceError::InvalidArgument { .. }), "{error}");
+    for call in ["graph", "graph_instantiate"] {
+        fake::fail_once(call, 1);
+        assert!(matches!(stream.capture(|| launch(&stream, &function, SMALL)), Err(DeviceError::Hip(_))));
+    }
+    assert_eq!((fake::calls("begin_capture"), fake::calls("graph")), (3, 3), "every capture was ended");
+    assert_eq!(fake::live(), live);
+}
+
+#[test]
+fn without_graphs_the_remedy_is_named() {
+    let (stream, function) = kernel(Platform::Nvidia);
+    let error = stream.capture(|| launch(&stream, &function, SMALL)).unwrap_err();
+    assert!(matches!(&error, DeviceError::Unsupported { remedy, .. } if remedy.contains("CUDA")), "{error}");
+    assert_eq!(fake::calls("launch"), 0);
+}

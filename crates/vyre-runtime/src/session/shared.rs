@@ -412,19 +412,34 @@ impl Shared {
     pub(super) fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
         let (started, head) = (Instant::now(), self.ring.head());
         for position in head.saturating_sub(self.ring.capacity().into())..head {
-            while !self.is_answered(position) {
-                if started.elapsed() >= timeout {
-                    return Err(MegakernelError::Deadline {
-                        waited_for: format!("the completion of ticket {position}, to drain the session"),
-                        after: timeout,
-                    });
+            for looks in 1_u64.. {
+                if self.is_answered(position) {
+                    break;
                 }
-                std::thread::sleep(vyre_driver::wait::RECHECK);
+                if !looks.is_multiple_of(LOOKS) {
+                    std::hint::spin_loop();
+                    continue;
+                }
+                let left = timeout.saturating_sub(started.elapsed());
+                match self.options.wait {
+                    _ if left.is_zero() => {
+                        return Err(MegakernelError::Deadline {
+                            waited_for: format!("the completion of ticket {position}, to drain the session"),
+                            after: timeout,
+                        });
+                    }
+                    WaitStrategy::Spin => {}
+                    WaitStrategy::Yield => std::thread::yield_now(),
+                    WaitStrategy::Park => self.completions.load().park(left, || self.is_answered(position)),
+                }
             }
         }
         Ok(())
     }
 }
+
+/// How many looks for an answer come before anything that lets go of the core.
+const LOOKS: u64 = 128;
 
 /// The position of tickets whose owner the caller makes.
 fn keep(tickets: vyre_driver::ring::Tickets<'_>) -> u64 {

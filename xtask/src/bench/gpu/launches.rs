@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use vyre_hip::device::{DeviceMemory, Function, PinnedMemory};
 
-use super::super::items::{self, PIECE, ScanData, expect};
+use super::super::items::{self, Job, PIECE, ScanData, expect};
 use super::super::measure::{Sample, Turn};
 use super::super::session::numbers;
 use super::super::statistics::{latencies, record};
@@ -76,6 +76,31 @@ impl Launches<'_> {
         Ok(Turn { acknowledged: launches.into(), sample: Sample::Elapsed(elapsed) })
     }
 
+    /// The same launches as a graph, launched over and over, and waiting for the last. Recording is not timed.
+    pub(in super::super) fn graph(&self, round: u64, kernels: u32, launches: u32) -> Result<Turn> {
+        let stream = &self.gpu.stream;
+        let record = || numbers(round, kernels).try_for_each(|n| self.launch_count(n));
+        let graph = stream.capture(record)?;
+        let launch = || -> Result<()> {
+            // SAFETY: as in `launch_count`.
+            unsafe { stream.launch_graph(&graph) }?;
+            Ok(())
+        };
+        // The first launch brings it to the device.
+        launch()?;
+        stream.wait(DEADLINE)?;
+        let before = self.total()?;
+        let started = Instant::now();
+        (0..launches).try_for_each(|_| launch())?;
+        stream.wait(DEADLINE)?;
+        let elapsed = started.elapsed();
+        let each = numbers(round, kernels).fold(0, u32::wrapping_add);
+        let expected = before.wrapping_add(each.wrapping_mul(launches));
+        expect("the total of graphs in round", round, self.total()?.into(), expected.into())?;
+        let acknowledged = u64::from(kernels) * u64::from(launches);
+        Ok(Turn { acknowledged, sample: Sample::Elapsed(elapsed) })
+    }
+
     fn launch_count(&self, n: u32) -> Result<()> {
         let arguments = Arguments::new(&[self.total.address()], &[n]);
         // SAFETY: the kernel's parameters; `self` keeps the total, and every turn waits for its launches.
@@ -88,14 +113,14 @@ impl Launches<'_> {
         Ok(u32::from_le_bytes(bytes))
     }
 
-    /// Work items, each launched over the device, its result copied to the host, and waited for.
-    pub(in super::super) fn work(&self, round: u64, items: u32, units: u32) -> Result<Turn> {
+    /// Jobs, each launched over the device, its result copied to the host, and waited for.
+    pub(in super::super) fn work(&self, jobs: impl Iterator<Item = Job>) -> Result<Turn> {
         let stream = &self.gpu.stream;
         let mut histogram = latencies()?;
         let mut before = self.total()?;
-        for seed in numbers(round, items) {
-            let arguments = Arguments::new(&[self.total.address()], &[seed, units]);
-            let groups = units.div_ceil(BLOCK).max(1);
+        for job in jobs {
+            let arguments = Arguments::new(&[self.total.address()], &job.words());
+            let groups = job.units.div_ceil(BLOCK).max(1);
             let started = Instant::now();
             // SAFETY: as in `launch_count`.
             unsafe { launch(&self.work, stream, [groups, BLOCK], &arguments) }?;
@@ -106,10 +131,10 @@ impl Launches<'_> {
             record(&mut histogram, started.elapsed());
             let after = u32::from_le_bytes(bytes);
             let got = after.wrapping_sub(before);
-            expect("launch", seed.into(), got.into(), items::work(seed, units).into())?;
+            expect("launch", job.seed.into(), got.into(), job.result.into())?;
             before = after;
         }
-        Ok(Turn { acknowledged: items.into(), sample: Sample::Latencies(histogram) })
+        Ok(Turn { acknowledged: histogram.len(), sample: Sample::Latencies(histogram) })
     }
 
     /// A launch of one thread for each piece, back to back.

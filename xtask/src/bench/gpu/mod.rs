@@ -1,10 +1,8 @@
 //! What the ring is measured against on a GPU, written by hand in `kernels/bench/ring`.
 //!
 //! * `echo` is the least that a resident kernel can do: the physical limit;
-//! * `launches` does the same work by launching kernels;
+//! * `launches` does the same work by launching kernels, one by one or as a graph;
 //! * `products` launches the matrix product.
-//!
-//! Graphs of single kernels are not measured: `vyre-hip`'s table of symbols has no functions for them.
 
 mod echo;
 mod launches;
@@ -23,8 +21,6 @@ pub(super) use launches::Launches;
 pub(super) use products::GpuProducts;
 
 const SOURCE: &str = include_str!("../../../../kernels/bench/ring/opponents.hip");
-/// Why there is no row of graphs.
-pub(super) const NO_GRAPHS: &str = "vyre-hip's table of GPU functions has none for graphs";
 /// What is waited for here takes milliseconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 

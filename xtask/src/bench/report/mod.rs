@@ -15,7 +15,7 @@ pub(super) use svg::plot;
 pub(super) use table::table;
 
 /// The layout of the JSON; one more whenever a reader of it would have to change.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One measurement of one backend.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,8 +62,8 @@ pub(super) enum Figure {
     Latency { us: Quantiles },
     /// Of many items at a time, over the rounds.
     Rate { ns_per_item: Spread, items_per_second: Spread },
-    /// CPU time of this process.
-    Share { percent_of_a_core: Spread },
+    /// Anything else.
+    Quantity { unit: &'static str, value: Spread },
     /// From how many units of work in an item on another way is faster than the ring, if so up to the last size.
     CrossOver { from_units: Option<f64>, up_to_units: f64 },
 }

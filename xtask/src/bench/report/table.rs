@@ -54,8 +54,8 @@ fn figure(figure: &Figure) -> String {
         Figure::CrossOver { from_units: None, up_to_units } => {
             format!("not up to {up_to_units} units of work")
         }
-        Figure::Share { percent_of_a_core: share } => {
-            format!("{:.2} % of a core ({:.2} to {:.2})", share.median, share.p10, share.p90)
+        Figure::Quantity { unit, value } => {
+            format!("{:.2} {unit} ({:.2} to {:.2})", value.median, value.p10, value.p90)
         }
     }
 }
