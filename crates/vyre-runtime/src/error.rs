@@ -8,9 +8,11 @@ use vyre_driver::ring::RingError;
 use vyre_driver::{BackendError, Fault, Generation, Loss};
 use vyre_foundation::ValidationErrors;
 
+use crate::descriptor::Priority;
 use crate::observe::ObserveError;
 use crate::opcode::SlotOpcode;
 use crate::packed::MAX_PACKED_OPS;
+use crate::session::name_of;
 
 /// Why the megakernel refused. Nothing was done unless the variant says otherwise.
 #[derive(Debug, Error)]
@@ -21,8 +23,19 @@ pub enum MegakernelError {
     RingFull {
         /// Slots of the ring.
         capacity: u64,
-        /// The oldest ticket that nobody has taken, if one is known.
+        /// The key of the oldest ticket that nobody has taken, if one is known.
         oldest_untaken: Option<u64>,
+    },
+    /// Items submitted together whose priorities belong to different rings of the session.
+    #[error(
+        "items of priority {first:?} and {other:?} go to different rings of this session; submit them in calls of \
+         their own"
+    )]
+    MixedPriorities {
+        /// The priority of the first item.
+        first: Priority,
+        /// The first one of another ring.
+        other: Priority,
     },
     /// A slot count, workgroup size or table size that cannot be.
     #[error("invalid geometry: {what} is {got}, expected {expected}")]
@@ -203,9 +216,9 @@ pub enum MegakernelError {
         source: RingError,
     },
     /// The item that was waited for ended in a fault. Its ticket is spent.
-    #[error("the item of ticket {ticket} ended in a fault: {}", cause(*code, *fault, ended_by.as_deref()))]
+    #[error("the item of {} ended in a fault: {}", name_of(*ticket), cause(*code, *fault, ended_by.as_deref()))]
     Faulted {
-        /// The ticket.
+        /// The ticket's key.
         ticket: u64,
         /// The code word; of a packed slot, the index of the inner operation.
         code: u32,
@@ -323,5 +336,5 @@ fn cause(code: u32, fault: Fault, ended_by: Option<&str>) -> String {
 }
 
 fn oldest(ticket: &Option<u64>) -> String {
-    ticket.map(|ticket| format!(", ticket {ticket} the oldest not taken")).unwrap_or_default()
+    ticket.map(|ticket| format!(", {} the oldest not taken", name_of(ticket))).unwrap_or_default()
 }

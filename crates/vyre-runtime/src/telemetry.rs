@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
-use crate::session::HandlerChange;
+use crate::session::{HandlerChange, ring_of};
 
 /// What a session measured up to one moment. What the device counts is as old as its last heartbeat, also
 /// right after a drain; after [`stop`](crate::PersistentSession::stop) it is final.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TelemetrySnapshot {
-    /// Slots of the ring.
+    /// Slots of all rings together.
     pub capacity: u32,
     /// Tickets issued.
     pub submitted: u64,
@@ -54,13 +54,29 @@ pub struct TelemetrySnapshot {
     pub violations: u64,
     /// The last change of handlers, and which one it was.
     pub last_change: Option<HandlerChange>,
+    /// The rings by themselves, the most urgent one first.
+    #[serde(default)]
+    pub rings: Vec<RingUsage>,
 }
 
 impl TelemetrySnapshot {
-    /// The part of the ring that is in use, from 0 to 1.
+    /// The part of all rings that is in use, from 0 to 1.
     pub fn fill(&self) -> f64 {
         self.occupancy.total() as f64 / f64::from(self.capacity.max(1))
     }
+}
+
+/// One ring of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingUsage {
+    /// Slots.
+    pub capacity: u32,
+    /// Tickets issued.
+    pub submitted: u64,
+    /// Tickets acknowledged: taken, reaped, or detached and seen to be over.
+    pub acknowledged: u64,
+    /// Where the others are. IO requests are counted in the whole, and here as published.
+    pub occupancy: Occupancy,
 }
 
 /// How many slots are in each state. The states are read one after the other while everything moves, so the
@@ -214,14 +230,14 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Measures submission to acknowledgement, ticket by ticket.
 pub(crate) struct Latency {
     capacity: u64,
-    /// Per slot: the low bits of the lap, and when its ticket was submitted.
+    /// Per slot of each ring: the low bits of the lap, and when its ticket was submitted.
     stamps: Vec<AtomicU64>,
     shards: Vec<Mutex<Histogram<u64>>>,
 }
 
 impl Latency {
-    /// For a ring of `capacity` slots.
-    pub(crate) fn new(capacity: u32) -> Result<Latency, MegakernelError> {
+    /// For rings of `capacity` slots each, a power of two.
+    pub(crate) fn new(rings: u32, capacity: u32) -> Result<Latency, MegakernelError> {
         let shards: Result<Vec<_>, _> = (0..SHARDS)
             .map(|_| Histogram::new_with_max(LONGEST.as_nanos() as u64, 3).map(Mutex::new))
             .collect();
@@ -232,15 +248,21 @@ impl Latency {
         })?;
         Ok(Latency {
             capacity: u64::from(capacity.max(1)),
-            stamps: (0..capacity.max(1)).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            stamps: (0..rings * capacity.max(1)).map(|_| AtomicU64::new(u64::MAX)).collect(),
             shards,
         })
+    }
+
+    /// Where a ticket's stamp is, by its key.
+    fn stamp(&self, ticket: u64) -> Option<&AtomicU64> {
+        let ring = u64::from(ring_of(ticket));
+        self.stamps.get((ring * self.capacity + ticket % self.capacity) as usize)
     }
 
     /// Notes that `tickets` were submitted at `at`, in nanoseconds since the session started.
     pub(crate) fn submitted(&self, tickets: impl Iterator<Item = u64>, at: u64) {
         for ticket in tickets {
-            if let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) {
+            if let Some(stamp) = self.stamp(ticket) {
                 stamp.store((ticket / self.capacity) << STAMP_BITS | at & STAMP, Ordering::Release);
             }
         }
@@ -253,7 +275,7 @@ impl Latency {
         let locked = free
             .or_else(|| Some(self.shards.get(mine % SHARDS)?.lock().unwrap_or_else(PoisonError::into_inner)));
         let Some(mut histogram) = locked else { return };
-        let Some(stamp) = self.stamps.get((ticket % self.capacity) as usize) else { return };
+        let Some(stamp) = self.stamp(ticket) else { return };
         let stamp = stamp.load(Ordering::Acquire);
         let lap = (ticket / self.capacity) << STAMP_BITS >> STAMP_BITS;
         if stamp >> STAMP_BITS == lap & (u64::MAX >> STAMP_BITS) {
@@ -289,6 +311,7 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::key_of;
 
     #[test]
     fn totals_survive_wraps_of_the_device() {
@@ -301,7 +324,7 @@ mod tests {
 
     #[test]
     fn latency_counts_a_ticket_only_by_a_stamp_of_its_own_lap() {
-        let latency = Latency::new(4).expect("in range");
+        let latency = Latency::new(2, 4).expect("in range");
         latency.submitted([0, 1, 6].into_iter(), 100);
         [0, 1, 6].into_iter().for_each(|ticket| latency.acknowledged(ticket, 107));
         // Never stamped, and stamped in another lap.
@@ -312,5 +335,11 @@ mod tests {
         latency.submitted([4 << 16].into_iter(), 300);
         latency.acknowledged(4 << 16, 300);
         assert_eq!(latency.summary().items, 4);
+        // The same position of another ring is another ticket.
+        latency.submitted([key_of(1, 4 << 16)].into_iter(), 400);
+        latency.acknowledged(4 << 16, 400);
+        latency.acknowledged(key_of(1, 4 << 16), 409);
+        let summary = latency.summary();
+        assert_eq!((summary.items, summary.max.as_nanos()), (6, 100));
     }
 }

@@ -23,6 +23,7 @@ use serde::Serialize;
 use vyre_driver::ring::{Completion, SlotImage};
 
 use crate::error::MegakernelError;
+use crate::session::{key_of, position_of, ring_of};
 
 /// Items that a trace can keep at most: 24 bytes each.
 pub const MAX_ITEMS: u32 = 1 << 24;
@@ -52,15 +53,18 @@ struct Entry {
 
 /// Records while the session runs.
 pub(crate) struct Recorder {
+    /// As many for each ring, one ring after the other.
     entries: Box<[Entry]>,
+    /// Of the number of entries of a ring, the logarithm.
     shift: u32,
     events: Mutex<Bounded<TracedEvent>>,
     samples: Mutex<Bounded<Sample>>,
 }
 
 impl Recorder {
-    /// For at least `items` tickets of a ring of `capacity` slots: a ticket in flight is never overwritten.
-    pub(crate) fn new(items: u32, capacity: u32) -> Result<Recorder, MegakernelError> {
+    /// For at least `items` tickets of each of so many rings of `capacity` slots: a ticket in flight is never
+    /// overwritten.
+    pub(crate) fn new(items: u32, rings: u32, capacity: u32) -> Result<Recorder, MegakernelError> {
         if items > MAX_ITEMS {
             return Err(MegakernelError::InvalidGeometry {
                 what: "the capacity of a trace",
@@ -70,7 +74,7 @@ impl Recorder {
         }
         let items = items.max(capacity).next_power_of_two();
         Ok(Recorder {
-            entries: (0..items).map(|_| Entry::default()).collect(),
+            entries: (0..items as usize * rings as usize).map(|_| Entry::default()).collect(),
             shift: items.trailing_zeros(),
             events: Mutex::new(Bounded::new(EVENTS)),
             samples: Mutex::new(Bounded::new(SAMPLES)),
@@ -78,7 +82,7 @@ impl Recorder {
     }
 
     fn entry(&self, ticket: u64) -> (Option<&Entry>, u64) {
-        let at = ticket & (self.entries.len() as u64).wrapping_sub(1);
+        let at = u64::from(ring_of(ticket)) << self.shift | ticket & ((1 << self.shift) - 1);
         (self.entries.get(at as usize), (ticket >> self.shift).wrapping_add(1) << LAP_SHIFT)
     }
 
@@ -111,10 +115,13 @@ impl Recorder {
         lock(&self.samples).push(sample);
     }
 
-    /// What was recorded of a session that has issued tickets up to `head`; `now` in nanoseconds since its start.
-    pub(crate) fn snapshot(&self, head: u64, now: u64, about: About) -> SessionTrace {
-        let first = head.saturating_sub(self.entries.len() as u64);
-        let items: Vec<_> = (first..head).filter_map(|ticket| self.item(ticket, now)).collect();
+    /// What was recorded of a session whose rings have issued tickets up to `heads`; `now` in nanoseconds since its
+    /// start.
+    pub(crate) fn snapshot(&self, heads: &[u64], now: u64, about: About) -> SessionTrace {
+        let kept = |head: u64| head.saturating_sub(1 << self.shift)..head;
+        let tickets = (0..).zip(heads).flat_map(|(ring, &head)| kept(head).map(move |at| key_of(ring, at)));
+        let items: Vec<_> = tickets.filter_map(|ticket| self.item(ticket, now)).collect();
+        let head: u64 = heads.iter().sum();
         let events = lock(&self.events).clone();
         let samples = lock(&self.samples).clone();
         SessionTrace { about, dropped: head - items.len() as u64, items, events, samples }
@@ -174,7 +181,7 @@ impl<T> Bounded<T> {
 /// One item of a trace. Times count from the session's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TracedItem {
-    /// Its ticket's position.
+    /// Its ticket's [key](crate::session::Ticket::key).
     pub ticket: u64,
     /// Its opcode's wire value.
     pub opcode: u32,
@@ -245,6 +252,8 @@ pub struct SessionTrace {
     samples: Bounded<Sample>,
 }
 
+/// The categories of items, by ring.
+const CATEGORIES: [&str; 3] = ["item", "item of ring 1", "item of ring 2"];
 /// Chrome's processes: the host, and the device.
 const HOST: u32 = 1;
 const DEVICE: u32 = 2;
@@ -296,7 +305,7 @@ impl<W: Write> Lines<W> {
 }
 
 impl SessionTrace {
-    /// The items, in the order of their tickets.
+    /// The items, ring by ring in the order of their tickets.
     pub fn items(&self) -> &[TracedItem] {
         &self.items
     }
@@ -309,8 +318,8 @@ impl SessionTrace {
     /// Writes it as one JSON object of Chrome's trace event format, ticket by ticket in small pieces: give it a
     /// buffered writer.
     ///
-    /// Items are asynchronous spans of the host, from submission until the answer is taken, and their `id` is the
-    /// ticket; those without a ticket are instants, and those not answered have no end. Starts, recoveries and the
+    /// Items are asynchronous spans of the host, from submission until the answer is taken, a track for each ring, and
+    /// their `id` is the ticket's position; those without a ticket are instants, and those not answered have no end. Starts, recoveries and the
     /// like are on a track of their own, and what the device says are counters.
     ///
     /// # Errors
@@ -336,7 +345,10 @@ impl SessionTrace {
         for item in &self.items {
             let unnamed = format!("opcode {:#x}", item.opcode);
             let name = names.get(&item.opcode).map_or(unnamed.as_str(), String::as_str);
-            let (cat, id, tid) = (Some("item"), Some(item.ticket), 1);
+            // Spans are told apart by category and number, and a JSON number has 53 bits: too few for a key.
+            let ring = ring_of(item.ticket);
+            let cat = Some(CATEGORIES.get(ring as usize).copied().unwrap_or("item"));
+            let (id, tid) = (Some(position_of(item.ticket)), 1 + ring);
             let begin = Line {
                 name,
                 ph: "b",

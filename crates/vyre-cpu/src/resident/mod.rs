@@ -6,6 +6,7 @@
 //! | `kernel` | the handle, the phases of a kernel's life, the pulse |
 //! | `ring` | one ring: claiming by kind, and which tickets are complete |
 //! | `runner` | running item programs on waves, and what came out |
+//! | `turns` | which ring is served next |
 //! | `worker` | a worker's loop |
 //! | `parking` | what waits without a worker: fences, IO, items to run again, shutdown |
 //!
@@ -15,6 +16,7 @@ mod kernel;
 mod parking;
 mod ring;
 mod runner;
+mod turns;
 mod worker;
 
 use std::sync::Arc;
@@ -112,7 +114,7 @@ impl ResidentPipeline for Pipeline {
             io: DeviceIo::new(regions).map_err(refused)?,
             view,
             control: Control::new(),
-            parking: Parking::new(),
+            parking: Parking::new(regions.layout.rings().len()),
             mirrors,
             lease: request.lease,
         });

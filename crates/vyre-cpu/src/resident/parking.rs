@@ -11,6 +11,7 @@ use vyre_driver::protocol::Fault;
 use vyre_driver::ring::{ClaimedTicket, Completion, SlotImage};
 
 use super::ring::Ring;
+use super::turns::Turns;
 
 /// An item claimed and not complete.
 pub(super) struct Held {
@@ -41,17 +42,18 @@ pub(super) struct Parking {
     waiting: Mutex<Waiting>,
     /// How much is in `waiting`, to see without the lock that it is nothing. Only a hint.
     waiting_len: AtomicUsize,
-    ready: Mutex<VecDeque<Held>>,
+    /// What is to be run, a queue for each ring.
+    ready: Mutex<Box<[VecDeque<Held>]>>,
     /// How much is in `ready`, likewise.
     ready_len: AtomicUsize,
 }
 
 impl Parking {
-    pub(super) fn new() -> Parking {
+    pub(super) fn new(rings: usize) -> Parking {
         Parking {
             waiting: Mutex::default(),
             waiting_len: AtomicUsize::new(0),
-            ready: Mutex::default(),
+            ready: Mutex::new((0..rings).map(|_| VecDeque::new()).collect()),
             ready_len: AtomicUsize::new(0),
         }
     }
@@ -73,32 +75,40 @@ impl Parking {
         self.count(&waiting);
     }
 
-    /// Queues an item behind everything that is to be run again.
+    /// Queues an item behind everything of its ring that is to be run again.
     pub(super) fn push_ready(&self, held: Held) {
         let mut ready = lock(&self.ready);
-        ready.push_back(held);
-        self.ready_len.store(ready.len(), Relaxed);
+        if let Some(of_ring) = ready.get_mut(held.ring) {
+            of_ring.push_back(held);
+            self.ready_len.fetch_add(1, Relaxed);
+        }
     }
 
-    /// Takes items to run together: one for a workgroup, or some for lanes whose tickets are in a row.
-    pub(super) fn take_ready(&self, most: usize, into: &mut Vec<Held>) {
+    /// Takes items to run together, of the ring whose turn it is: one for a workgroup, or some for lanes whose tickets
+    /// are in a row.
+    pub(super) fn take_ready(&self, most: usize, turns: &mut Turns, into: &mut Vec<Held>) {
         if self.ready_len.load(Relaxed) == 0 {
             return;
         }
-        let mut ready = lock(&self.ready);
+        let mut queues = lock(&self.ready);
+        let has_some = |ring: usize| queues.get(ring).is_some_and(|ready| !ready.is_empty());
+        let count = queues.len();
+        let Some(ring) = turns.order(count).find(|ring| has_some(*ring)) else { return };
+        turns.served(ring, has_some, count);
+        let Some(ready) = queues.get_mut(ring) else { return };
         while into.len() < most
             && let Some(next) = ready.front()
         {
             let fits = into.last().is_none_or(|last: &Held| {
                 let in_a_row = next.ticket.position() == last.ticket.position().wrapping_add(1);
-                in_a_row && next.ring == last.ring && !next.by_workgroup && !last.by_workgroup
+                in_a_row && !next.by_workgroup && !last.by_workgroup
             });
             if !fits {
                 break;
             }
             into.extend(ready.pop_front());
         }
-        self.ready_len.store(ready.len(), Relaxed);
+        self.ready_len.fetch_sub(into.len(), Relaxed);
     }
 
     /// Whether an item is ready to run.

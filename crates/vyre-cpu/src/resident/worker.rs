@@ -11,6 +11,7 @@ use super::kernel::{Phase, Shared};
 use super::parking::Held;
 use super::ring::{Head, Ring};
 use super::runner::{BATCH, Outcome, Runner, was_stopped};
+use super::turns::Turns;
 
 /// How often an idle worker looks again before it lets other threads run, and then before it sleeps.
 const SPINS: u32 = 64;
@@ -42,8 +43,9 @@ pub(super) struct Worker {
     items: Vec<(u64, SlotImage)>,
     held: Vec<Held>,
     outcomes: Vec<Outcome>,
-    /// Where the round over the rings begins.
-    turn: usize,
+    /// Whose turn it is to be claimed from, and to be run again.
+    claims: Turns,
+    runs: Turns,
     /// A shutdown holds back its ring.
     held_back: bool,
 }
@@ -58,7 +60,8 @@ impl Worker {
             items: Vec::with_capacity(BATCH),
             held: Vec::with_capacity(BATCH),
             outcomes: Vec::with_capacity(BATCH),
-            turn: 0,
+            claims: Turns::default(),
+            runs: Turns::default(),
             held_back: false,
         }
     }
@@ -126,17 +129,17 @@ impl Worker {
         }
     }
 
-    /// Claims from the first ring, in turn, that has something.
+    /// Claims from the ring whose turn it is of those that have something.
     fn claim_and_run(&mut self) -> Turn {
         let shared = Arc::clone(&self.shared);
         self.held_back = false;
-        let count = shared.rings.len().max(1);
-        self.turn = (self.turn + 1) % count;
-        for at in 0..count {
-            let index = (self.turn + at) % count;
+        let count = shared.rings.len();
+        let is_ready = |ring: usize| shared.rings.get(ring).is_some_and(Ring::is_ready);
+        for index in self.claims.order(count) {
             let Some(ring) = shared.rings.get(index) else { continue };
             match ring.claim(&mut self.images) {
                 Head::Plain(claims) => {
+                    self.claims.served(index, is_ready, count);
                     let images = self.images.iter().copied();
                     self.held.extend(claims.zip(images).map(|(ticket, image)| Held {
                         ring: index,
@@ -147,6 +150,7 @@ impl Worker {
                     return self.run_held();
                 }
                 Head::Fence(claims) => {
+                    self.claims.served(index, is_ready, count);
                     for (ticket, image) in claims.zip(self.images) {
                         let held = Held { ring: index, ticket, image, by_workgroup: false };
                         shared.parking.park_fence(&shared.rings, held);
@@ -189,7 +193,7 @@ impl Worker {
     }
 
     fn run_ready(&mut self) -> Turn {
-        self.shared.parking.take_ready(BATCH, &mut self.held);
+        self.shared.parking.take_ready(BATCH, &mut self.runs, &mut self.held);
         if self.held.is_empty() { Turn::Idle } else { self.run_held() }
     }
 

@@ -105,6 +105,13 @@ impl RingProducer {
         self.store_start_record(regions, self.start_record_of_one(ticket)).map(drop)
     }
 
+    /// Writes the start record of an incarnation that is to run nothing of this ring: it begins at the oldest ticket
+    /// not acknowledged, and that one and every ticket that can be published meanwhile are marked. It holds as
+    /// [`RingProducer::write_start_record_of_one`] does.
+    pub fn write_start_record_of_none(&self, regions: &SessionRegions) -> Result<(), RingError> {
+        self.store_start_record(regions, self.start_record_of_none()).map(drop)
+    }
+
     fn store_start_record(
         &self,
         regions: &SessionRegions,
@@ -137,12 +144,25 @@ impl<M: Memory> RingProducer<M> {
 
     /// One ticket, and a mark for each of the others that a ring can hold beside it.
     pub(super) fn start_record_of_one(&self, ticket: u64) -> (u64, Vec<u64>) {
+        let mut skip = self.all_marks();
+        if let Some(word) = skip.first_mut() {
+            *word &= !1;
+        }
+        (ticket, skip)
+    }
+
+    /// The oldest ticket not acknowledged, and a mark for each one that a ring can hold from there on.
+    pub(super) fn start_record_of_none(&self) -> (u64, Vec<u64>) {
+        (self.oldest_unacknowledged(), self.all_marks())
+    }
+
+    fn all_marks(&self) -> Vec<u64> {
         let mut skip = vec![u64::MAX; self.words.len().div_ceil(64)];
         if let Some(word) = skip.first_mut() {
             // A ring of less than 64 slots has no ticket for the upper bits.
-            *word = (u64::MAX >> (64 - self.words.len().min(64))) & !1;
+            *word = u64::MAX >> (64 - self.words.len().min(64));
         }
-        (ticket, skip)
+        skip
     }
 
     pub(super) fn rebind(&self, completions: M::CompletionsView, park: M::Park) {

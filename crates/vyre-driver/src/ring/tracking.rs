@@ -220,6 +220,12 @@ impl<M: Memory> RingProducer<M> {
         RawTicket { ring: self.id, position }
     }
 
+    /// Whether a name is of a ticket of this producer.
+    #[inline]
+    pub fn owns(&self, ticket: RawTicket) -> bool {
+        ticket.ring == self.id
+    }
+
     /// Makes an owner of a name again.
     pub fn adopt(&self, ticket: RawTicket) -> Result<Ticket<'_, M>, RingError> {
         Ok(Ticket::new(self, self.own(ticket)?))
@@ -227,7 +233,7 @@ impl<M: Memory> RingProducer<M> {
 
     #[inline]
     pub(super) fn own(&self, ticket: RawTicket) -> Result<u64, RingError> {
-        if ticket.ring != self.id {
+        if !self.owns(ticket) {
             return Err(RingError::Foreign { what: "ticket" });
         }
         Ok(ticket.position)

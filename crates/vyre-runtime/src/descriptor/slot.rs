@@ -9,7 +9,8 @@ use crate::batch::{SLOT_BYTES, ring};
 use crate::error::MegakernelError;
 use crate::opcode::SlotOpcode;
 
-/// How urgent an item is. A slot carries it from the start; a consumer with several rings acts on it.
+/// How urgent an item is. A slot always carries it; a session with several
+/// [rings](crate::SessionOptions::priority_rings) acts on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Priority {
@@ -22,8 +23,21 @@ pub enum Priority {
     High = 2,
     /// After normal items.
     Low = 3,
-    /// When there is nothing else.
+    /// When there is nothing else; from time to time all the same.
     Idle = 4,
+}
+
+impl Priority {
+    /// The priority in a slot's flags. What has no name counts as normal.
+    pub const fn of_flags(flags: u16) -> Priority {
+        match flags as u32 & vyre_driver::protocol::flags::PRIORITY_MASK {
+            1 => Priority::Critical,
+            2 => Priority::High,
+            3 => Priority::Low,
+            4 => Priority::Idle,
+            _ => Priority::Normal,
+        }
+    }
 }
 
 /// One item to be run.

@@ -50,12 +50,12 @@ impl CompletionFd {
     ///
     /// [`MegakernelError::Ring`] for a ticket of another session, or one already taken.
     pub fn watch(&self, ticket: &Ticket) -> Result<(), MegakernelError> {
-        self.shared.ring.poll_raw(ticket.raw).map_err(ring_error("watch a ticket"))?;
+        self.shared.rings.of(ticket.raw).poll_raw(ticket.raw).map_err(ring_error("watch a ticket"))?;
         let waker = Waker::from(Arc::clone(&self.event));
         let context = Context::from_waker(&waker);
         // Never forgotten: it is struck off when the descriptor has been told.
         let mut registration = Registration::default();
-        match self.shared.poll_answered(&mut registration, ticket.position(), None, &context) {
+        match self.shared.poll_answered(&mut registration, ticket.key(), None, &context) {
             Poll::Pending => Ok(()),
             Poll::Ready(answered) => answered.map(|()| waker.wake_by_ref()),
         }

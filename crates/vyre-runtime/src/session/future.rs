@@ -1,4 +1,4 @@
-//! Tickets and windows as futures.
+//! Tickets, windows and drains as futures.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -95,11 +95,10 @@ impl<T: Borrow<Ticket> + Unpin> Future for TicketFuture<T> {
             }
             if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed()) {
                 shared.wakers.forget(registration);
-                let waited_for = format!("the completion of ticket {}", raw.position());
-                return Poll::Ready(Err(MegakernelError::Deadline { waited_for, after: deadline.after }));
+                return Poll::Ready(Err(shared.expired(shared.rings.key(*raw), deadline.after)));
             }
             let until = deadline.map(|deadline| deadline.until);
-            match shared.poll_answered(registration, raw.position(), until, context) {
+            match shared.poll_answered(registration, shared.rings.key(*raw), until, context) {
                 Poll::Ready(answered) => answered?,
                 Poll::Pending => return Poll::Pending,
             }
@@ -175,15 +174,13 @@ impl Future for WindowFuture {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let WindowFuture { shared, items, deadline, registration } = self.get_mut();
         while let Some(position) = items.next() {
-            match shared.take(shared.ring.raw(position)) {
+            match shared.take(shared.rings.raw(position)) {
                 Ok(Some(completion)) => items.answered(Ok(completion)),
                 Err(error) => items.answered(Err(error)),
                 Ok(None) => {
                     if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed()) {
                         shared.wakers.forget(registration);
-                        let waited_for = format!("the completion of ticket {position}");
-                        let after = deadline.after;
-                        return Poll::Ready(Err(MegakernelError::Deadline { waited_for, after }));
+                        return Poll::Ready(Err(shared.expired(position, deadline.after)));
                     }
                     let until = deadline.map(|deadline| deadline.until);
                     match shared.poll_answered(registration, position, until, context) {
@@ -208,5 +205,72 @@ impl Drop for WindowFuture {
 impl fmt::Debug for WindowFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WindowFuture").field("items", &self.items).finish_non_exhaustive()
+    }
+}
+
+/// Ready when every item submitted before it was made is answered, taken or not: what
+/// [`drain`](super::PersistentSession::drain) is to a thread.
+#[must_use = "futures do nothing unless polled"]
+pub struct DrainFuture {
+    shared: Arc<Shared>,
+    /// Keys that may have no answer yet.
+    left: Box<dyn Iterator<Item = u64> + Send + Sync + Unpin>,
+    next: Option<u64>,
+    deadline: Option<Deadline>,
+    registration: Registration,
+}
+
+impl DrainFuture {
+    pub(super) fn new(shared: &Arc<Shared>) -> DrainFuture {
+        let mut left = Box::new(shared.rings.in_use());
+        DrainFuture {
+            shared: Arc::clone(shared),
+            next: left.next(),
+            left,
+            deadline: None,
+            registration: Registration::default(),
+        }
+    }
+
+    /// Gives up `timeout` from now, with [`MegakernelError::Deadline`].
+    pub fn within(mut self, timeout: Duration) -> DrainFuture {
+        self.deadline = Deadline::new(timeout);
+        self
+    }
+}
+
+impl Future for DrainFuture {
+    type Output = Result<(), MegakernelError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let DrainFuture { shared, left, next, deadline, registration } = self.get_mut();
+        while let Some(key) = *next {
+            if !shared.is_answered(key) {
+                if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed()) {
+                    shared.wakers.forget(registration);
+                    return Poll::Ready(Err(shared.undrained(key, deadline.after)));
+                }
+                let until = deadline.map(|deadline| deadline.until);
+                match shared.poll_answered(registration, key, until, context) {
+                    Poll::Ready(answered) => answered?,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            *next = left.next();
+        }
+        shared.wakers.forget(registration);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for DrainFuture {
+    fn drop(&mut self) {
+        self.shared.wakers.forget(&mut self.registration);
+    }
+}
+
+impl fmt::Debug for DrainFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainFuture").field("next", &self.next).finish_non_exhaustive()
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Control {
     pub(super) kernel: Option<Arc<dyn ResidentKernel>>,
     /// Whether the last kernel may have left items that it had begun.
     pub(super) cut_short: bool,
-    /// The ring does not look at the d2h region: a suspect runs alone over it.
+    /// The rings do not look at the d2h region: a suspect runs alone over it.
     pub(super) alone: bool,
     /// Whether the device is lost.
     pub(super) lost: bool,
@@ -92,7 +92,7 @@ impl Shared {
     ) -> Result<(), MegakernelError> {
         self.acknowledge_alone(control)?;
         self.turn_view(control, left_by_itself)?;
-        self.ring.rebind_d2h(&control.regions).map_err(ring_error("turn to the next d2h region"))
+        self.rings.rebind_d2h(&control.regions).map_err(ring_error("turn to the next d2h region"))
     }
 
     /// The same for a kernel that runs one suspect: the ring turns when that kernel is gone. The one before it
@@ -107,7 +107,7 @@ impl Shared {
     /// Has the ring look at what a suspect's kernel, which is gone, has left.
     pub(super) fn acknowledge_alone(&self, control: &mut Control) -> Result<(), MegakernelError> {
         if std::mem::take(&mut control.alone) {
-            let turned = self.ring.rebind_d2h(&control.regions);
+            let turned = self.rings.rebind_d2h(&control.regions);
             turned.map_err(ring_error("turn to a suspect's d2h region"))?;
         }
         Ok(())
@@ -135,11 +135,7 @@ impl Shared {
         }
         let abort = regions.h2d.atomic_u32(ABORT_FLAG).map_err(ring_error("lower the abort flag"))?;
         abort.store(0, Ordering::Relaxed);
-        let written = match alone {
-            None => self.ring.write_start_record(&regions).map(drop),
-            Some(ticket) => self.ring.write_start_record_of_one(&regions, ticket),
-        };
-        written.map_err(ring_error("write the start record"))?;
+        self.rings.write_start_records(&regions, alone).map_err(ring_error("write the start record"))?;
         self.renew_lease();
         let (bindings, mirrors) = {
             let buffers = lock(&self.buffers);
@@ -274,14 +270,14 @@ impl Shared {
     /// Starts again after a kernel that left, and lost nothing but the time of items it may have cut short.
     pub(super) fn relaunch(&self, control: &mut Control) -> Result<(), MegakernelError> {
         // What is submitted from here on, no kernel has seen.
-        let head = self.ring.head();
+        let heads = self.rings.heads();
         self.turn_over(control, true)?;
         if std::mem::take(&mut control.cut_short) {
             tracing::warn!(session = self.id, "the kernel left items unfinished");
             let mut report =
                 RecoveryReport::new(0, self.generation(), &Loss::fault("its kernel was told to leave"));
-            self.sort_out(head, Interruption::CutShort, LossCause::Killed, &mut report);
-            self.mark_replayed(&self.unanswered_below(head));
+            self.sort_out(heads, Interruption::CutShort, LossCause::Killed, &mut report);
+            self.mark_replayed(&self.unanswered_below(heads));
         }
         self.launch(control, None)
     }
@@ -352,7 +348,7 @@ impl Shared {
     /// Ends every item that has no answer. Nothing can claim them any more, and the gate is closed.
     pub(super) fn fail_unanswered(&self, fault: Fault, report: Option<&mut RecoveryReport>) {
         let mut unanswered = Vec::new();
-        self.ring.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
+        self.rings.for_each_unacknowledged(|ticket, _| unanswered.push(ticket));
         let mut unread = RecoveryReport::new(0, self.generation(), &Loss::fault("the session was stopped"));
         let report = report.unwrap_or(&mut unread);
         for ticket in unanswered {

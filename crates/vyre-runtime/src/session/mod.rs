@@ -1,7 +1,7 @@
 //! Persistent sessions: a megakernel that is launched once and fed live from any thread.
 //!
 //! [`PersistentSession`] is a handle; clones share one session, and the last one dropped ends it. Inside are
-//! a ring in shared memory, the device's tables, one resident kernel at a time, and one thread that keeps
+//! its rings in shared memory, the device's tables, one resident kernel at a time, and one thread that keeps
 //! the lease, looks after the kernel, and recovers it. Submitting and waiting touch neither that thread nor
 //! any lock.
 //!
@@ -10,12 +10,12 @@
 //! * Every ticket is answered exactly once: by the device, or by a fault that says why not. Quiesce, restart,
 //!   stop, SHUTDOWN and device loss change nothing about that.
 //! * An item runs at most once, unless its handler is replayable and the device was lost.
-//! * **Items are unordered**, unless a fence or a wait stands between them.
+//! * **Items are unordered**, unless a fence of their ring or a wait stands between them.
 //! * Every wait has a deadline, and says what it waited for.
 //!
 //! # Rooms
 //!
-//! `shared` is the path of an item, `opcodes` what it asks; `lifecycle` starts and stops kernels, `change` changes
+//! `shared` is the path of an item, `opcodes` what it asks, `rings` where it goes; `lifecycle` starts and stops kernels, `change` changes
 //! handlers in between; `recover` deals with losses, `probation` with those suspected of one, `replay` decides
 //! what runs twice, `report` tells of it; `service` is the session's own threads; `buffers` and `plan` say what is
 //! made at the start; `window`, `ticket`, `measure`, `observe`, `trace` and `options` are what their names say.
@@ -38,6 +38,7 @@ mod probation;
 mod recover;
 mod replay;
 mod report;
+mod rings;
 mod service;
 mod shared;
 mod start;
@@ -53,7 +54,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use vyre_driver::Generation;
-use vyre_driver::ring::{Completion, SlotImage};
+use vyre_driver::ring::{Completion, RingProducer, SlotImage};
 
 use crate::debug_log::DebugLog;
 use crate::descriptor::{Publish, SlotDescriptor, WindowClass, WindowDescriptor};
@@ -68,11 +69,13 @@ use self::shared::{Gate, Shared, lock, lock_within, ring_error};
 
 pub use self::change::{HandlerChange, HandlerUpdate};
 pub use self::event::CompletionFd;
-pub use self::future::{TicketFuture, WindowFuture};
+pub use self::future::{DrainFuture, TicketFuture, WindowFuture};
 pub use self::options::{DetachedFaultHandler, RestoreHook, SessionOptions};
 pub use self::plan::PAYLOAD_BINDING;
 pub use self::replay::Restore;
 pub use self::report::RecoveryReport;
+pub(crate) use self::rings::{key_of, name_of};
+pub use self::rings::{position_of, ring_of};
 pub use self::ticket::{Payload, Ticket, Tickets};
 pub use self::window::SubmittedWindow;
 
@@ -112,9 +115,9 @@ impl PersistentSession {
         &self.handle.shared
     }
 
-    fn ticket(&self, position: u64) -> Ticket {
+    fn ticket(&self, key: u64) -> Ticket {
         let shared = Arc::clone(&self.handle.shared);
-        Ticket { raw: shared.ring.raw(position), generation: shared.generation(), shared }
+        Ticket { raw: shared.rings.raw(key), generation: shared.generation(), shared }
     }
 
     fn tickets(&self, first: u64, count: usize) -> Tickets {
@@ -300,7 +303,7 @@ impl PersistentSession {
     ///
     /// [`MegakernelError::Ring`] for a ticket of another session, or one already taken.
     pub fn poll(&self, ticket: &Ticket) -> Result<Option<Completion>, MegakernelError> {
-        self.shared().ring.poll_raw(ticket.raw).map_err(ring_error("poll a ticket"))
+        self.shared().rings.of(ticket.raw).poll_raw(ticket.raw).map_err(ring_error("poll a ticket"))
     }
 
     /// The completion, fault or not, if there is one; the ticket is spent then.
@@ -312,14 +315,17 @@ impl PersistentSession {
         self.shared().take(ticket.raw)
     }
 
-    /// Takes every completion there is, whoever holds its ticket, and hands it over with its position.
+    /// Takes every completion there is, whoever holds its ticket, and hands it over with its [key](Ticket::key).
     /// Returns how many.
     pub fn reap(&self, mut each: impl FnMut(u64, Completion)) -> u64 {
         let shared = self.shared();
-        shared.ring.reap(|ticket, completion| {
-            shared.acknowledged(ticket.position(), &completion);
-            each(ticket.position(), completion);
-        })
+        let mut reap = |ring: &RingProducer| {
+            ring.reap(|ticket, completion| {
+                shared.acknowledged(ticket, &completion);
+                each(key_of(ring.ring(), ticket.position()), completion);
+            })
+        };
+        shared.rings.iter().map(&mut reap).sum()
     }
 
     /// Waits until every item submitted before the call is answered, taken or not.
@@ -329,6 +335,11 @@ impl PersistentSession {
     /// [`MegakernelError::Deadline`], naming the first ticket without an answer.
     pub fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
         self.shared().drain(timeout)
+    }
+
+    /// The same as a future.
+    pub fn drained(&self) -> DrainFuture {
+        DrainFuture::new(&self.handle.shared)
     }
 
     /// Has the kernel finish what it has claimed, and leave. Items are accepted all the same; they wait for
@@ -502,9 +513,14 @@ impl PersistentSession {
         self.shared().generation()
     }
 
-    /// Slots of the ring.
+    /// Slots of each ring.
     pub fn capacity(&self) -> u32 {
-        self.shared().ring.capacity()
+        self.shared().rings.capacity()
+    }
+
+    /// Rings.
+    pub fn rings(&self) -> u32 {
+        self.shared().rings.len()
     }
 }
 

@@ -13,7 +13,8 @@ use super::Restore;
 use crate::error::MegakernelError;
 use crate::recovery::MegakernelRecoveryPolicy;
 
-/// Told about items that nobody holds a ticket of and that ended in a fault: their position and completion.
+/// Told about items that nobody holds a ticket of and that ended in a fault: their [key](super::Ticket::key) and
+/// completion.
 pub type DetachedFaultHandler = Box<dyn Fn(u64, Completion) + Send + Sync>;
 
 /// Puts device state back after a loss, before anything is replayed.
@@ -33,6 +34,7 @@ pub(crate) enum BoundBuffer {
 #[must_use]
 pub struct SessionOptions {
     pub(crate) slots: Option<u32>,
+    pub(crate) rings: u32,
     pub(crate) arena_bytes: Option<u32>,
     pub(crate) io_entries: u32,
     pub(crate) worker_groups: Option<u32>,
@@ -57,6 +59,7 @@ impl Default for SessionOptions {
     fn default() -> SessionOptions {
         SessionOptions {
             slots: None,
+            rings: 1,
             arena_bytes: None,
             io_entries: 64,
             worker_groups: None,
@@ -85,7 +88,18 @@ impl SessionOptions {
         SessionOptions::default()
     }
 
-    /// Slots of the ring, a power of two; the megakernel's slot count by default.
+    /// Rings that items go to by their [priority](crate::Priority), so that what is urgent does not queue behind what
+    /// is not; 1 by default.
+    ///
+    /// Two have CRITICAL and HIGH items in the first one and all others in the second; three have LOW and IDLE items in
+    /// the third. Order, fences and a full ring are a ring's own affair, and items submitted together go to one ring. A
+    /// less urgent ring is served less often, but is served: docs/protocol.md says how often.
+    pub fn priority_rings(mut self, rings: u32) -> SessionOptions {
+        self.rings = rings;
+        self
+    }
+
+    /// Slots of each ring, a power of two; the megakernel's slot count by default.
     pub fn slots(mut self, slots: u32) -> SessionOptions {
         self.slots = Some(slots);
         self
@@ -186,8 +200,8 @@ impl SessionOptions {
 
     /// Records what happens to the session, and to its last `items` items, for
     /// [`PersistentSession::trace`](super::PersistentSession::trace); off by default, because it reads the clock
-    /// twice for each. It keeps at least as many items as the ring has slots, rounded up to a power of two, at 24
-    /// bytes each, and [`MAX_ITEMS`](crate::trace::MAX_ITEMS) at most.
+    /// twice for each. It keeps at least as many items as a ring has slots, of each ring, rounded up to a power of two,
+    /// at 24 bytes each, and [`MAX_ITEMS`](crate::trace::MAX_ITEMS) at most.
     pub fn trace(mut self, items: u32) -> SessionOptions {
         self.trace = Some(items);
         self

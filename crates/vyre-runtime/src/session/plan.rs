@@ -13,6 +13,7 @@ use vyre_foundation::{BufferAccess, DataType, MemorySpace};
 use super::buffers::{Content, DeviceBuffers, Entry, Place, zeros};
 use super::opcodes::Opcodes;
 use super::options::{BoundBuffer, SessionOptions};
+use super::rings;
 use super::shared::ring_error;
 use crate::dfa::DfaTables;
 use crate::error::MegakernelError;
@@ -48,7 +49,7 @@ pub(super) struct SessionPlan {
     pub(super) layout: StateLayout,
     /// The DFA tables.
     pub(super) dfa: Arc<DfaTables>,
-    /// Slots of the ring unless the options say otherwise.
+    /// Slots of a ring unless the options say otherwise.
     pub(super) slots: u32,
     /// What to do about a loss unless the options say otherwise.
     pub(super) recovery: MegakernelRecoveryPolicy,
@@ -112,6 +113,7 @@ impl SessionPlan {
                 "dispatch batches, or use another backend",
             );
         }
+        rings::check_count(options.rings)?;
         let slots = self.slots(options);
         if !slots.is_power_of_two() {
             return Err(MegakernelError::InvalidGeometry {
@@ -198,7 +200,7 @@ impl SessionPlan {
         let wants_arena = self.handlers().bindings().iter().any(|binding| binding.name == PAYLOAD_BINDING);
         let default_arena = if wants_arena { DEFAULT_ARENA_BYTES } else { 0 };
         let config = RegionConfig {
-            rings: vec![self.slots(options)],
+            rings: vec![self.slots(options); options.rings as usize],
             tenant_bytes: u64::from(self.layout.tenants_words()) * 4,
             arena_bytes: options.arena_bytes.unwrap_or(default_arena).into(),
             io_entries: options.io_entries,

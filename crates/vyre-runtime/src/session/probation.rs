@@ -1,13 +1,13 @@
 //! Suspects of a device loss: who they are, and how each is run alone before anything else runs again.
 //!
 //! The old kernel's in-flight words name tickets that were being run. They are evidence, not truth: a word
-//! that names tickets of another ring, or tickets that were never issued, is ignored, and so are tickets that
+//! that names a ring that the session does not have, or tickets that were never issued, is ignored, and so are tickets that
 //! have an answer. What is left, and may be replayed, is run on *probation*, one ticket at a time, by a kernel
-//! of its own whose start record skips everything else. A suspect that is being run when the device is lost
+//! of its own whose start records skip everything else. A suspect that is being run when the device is lost
 //! again, by something that has suspects, ends in [`Fault::Quarantined`]; one that ends, in whatever way, is
 //! acknowledged as usual.
 //!
-//! The ring does not look at such a kernel's d2h region before the kernel is gone. So the suspect's slot
+//! The rings do not look at such a kernel's d2h region before the kernel is gone. So the suspect's slot
 //! cannot be reused under it, and there is no other ticket that it could claim.
 //!
 //! **Cost.** One start and one quiesce for each suspect, and what the item takes. There are as many suspects as
@@ -25,6 +25,7 @@ use vyre_driver::{BackendError, Fault, KernelState};
 
 use super::lifecycle::Control;
 use super::recover::{Recovery, Setback};
+use super::rings::{Heads, key_of, position_of, ring_of};
 use super::shared::{Shared, lock, ring_error};
 use crate::error::MegakernelError;
 
@@ -34,13 +35,15 @@ const START: Duration = Duration::from_secs(1);
 /// How long a look at a suspect goes on without sleeping: most items take less.
 const BUSY: Duration = Duration::from_micros(200);
 
-/// The tickets that in-flight words name, in order. `head` is the next ticket of ring 0.
-fn named_by(words: impl Iterator<Item = InFlight>, head: u64, capacity: u64) -> Vec<u64> {
+/// The tickets that in-flight words name, in order, by their keys. `heads` has the next ticket of each ring.
+fn named_by(words: impl Iterator<Item = InFlight>, heads: Heads, capacity: u64) -> Vec<u64> {
     let mut named: Vec<u64> = words
-        .filter(|word| word.ring == 0)
-        .filter_map(|word| Some(word.first..word.first.checked_add(word.count.into())?))
-        // Its first ones may have ended, and their slots be in use again.
-        .filter(|tickets| tickets.end <= head && head - tickets.end < capacity)
+        .filter_map(|word| {
+            let (head, end) = (heads.of(word.ring), word.first.checked_add(word.count.into())?);
+            // Its first ones may have ended, and their slots be in use again.
+            let possible = end <= head && head - end < capacity;
+            possible.then(|| key_of(word.ring, word.first)..key_of(word.ring, end))
+        })
         .flatten()
         .collect();
     named.sort_unstable();
@@ -54,9 +57,9 @@ impl Shared {
         let view = lock(&self.view).clone();
         let workers = view.regions().layout.config().workers;
         let words = (0..workers).filter_map(|worker| view.in_flight(worker).ok().flatten());
-        let mut named = named_by(words, self.ring.head(), self.ring.capacity().into());
+        let mut named = named_by(words, self.rings.heads(), self.rings.capacity().into());
         // A shutdown runs nothing of the user's, and would end the session.
-        self.ring.for_each_unacknowledged(|ticket, image| {
+        self.rings.for_each_unacknowledged(|ticket, image| {
             if image.opcode == opcode::SHUTDOWN {
                 named.retain(|suspect| *suspect != ticket);
             }
@@ -68,7 +71,7 @@ impl Shared {
     pub(super) fn try_suspects(&self, control: &mut Control, recovery: &mut Recovery) -> Result<(), Setback> {
         let any = !recovery.suspects.is_empty();
         while let Some(&ticket) = recovery.suspects.front() {
-            if !self.ring.is_acknowledged(ticket) {
+            if !self.rings.is_acknowledged(ticket) {
                 self.check_ending()?;
                 tracing::info!(session = self.id, ticket, "a suspect runs alone");
                 recovery.report.tried_alone += 1;
@@ -102,7 +105,8 @@ impl Shared {
         let started = Instant::now();
         let left = loop {
             let state = kernel.state();
-            let completed = self.ring.is_completed_in(&control.regions, ticket);
+            let ring = self.rings.get(ring_of(ticket));
+            let completed = ring.is_completed_in(&control.regions, position_of(ticket));
             let completed = completed.map_err(ring_error("look at a suspect"))?;
             match state {
                 KernelState::Running if completed => break kernel.quiesce(self.options.stop_deadline),
@@ -136,12 +140,16 @@ mod tests {
     #[test]
     fn wild_words_name_nobody() {
         let word = |ring, first, count| InFlight { ring, first, count };
-        let named = |words: &[InFlight]| named_by(words.iter().copied(), 100, 64);
+        let named = |words: &[InFlight]| named_by(words.iter().copied(), Heads::new([100, 10, 0]), 64);
         assert_eq!(named(&[word(0, 97, 3), word(0, 36, 1), word(0, 98, 1)]), [36, 97, 98, 99]);
         assert_eq!(named(&[word(0, 35, 2)]), [35, 36]);
-        // Another ring's; past the head; over it; older than the ring; and what no host could have issued.
+        // Each ring for itself.
+        assert_eq!(named(&[word(1, 8, 2), word(0, 9, 1)]), [key_of(1, 8), key_of(1, 9)]);
+        // Past the head; over it; older than the ring; and what no host could have issued.
         for wild in [
             word(1, 97, 1),
+            word(2, 0, 1),
+            word(3, 0, 1),
             word(0, 100, 1),
             word(0, 99, 2),
             word(0, 34, 2),

@@ -16,6 +16,7 @@ use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause};
 use super::lifecycle::Control;
 use super::replay::{Interruption, Restore};
 use super::report::RecoveryReport;
+use super::rings::{Heads, position_of, ring_of};
 use super::shared::{Gate, Shared, lock};
 use crate::error::MegakernelError;
 use crate::recovery::{Asked, MegakernelRecoveryPolicy};
@@ -30,8 +31,8 @@ pub(super) struct Recovery {
     pub(super) suspects: VecDeque<u64>,
     /// The suspect whose kernel was running when the device was lost again.
     pub(super) alone: Option<u64>,
-    /// Items below it may have been begun. Taken again once a kernel has run for everybody.
-    head: Option<u64>,
+    /// Items that they cover may have been begun. Taken again once a kernel has run for everybody.
+    heads: Option<Heads>,
     interruptions: u32,
 }
 
@@ -87,13 +88,13 @@ impl Shared {
     fn recover(&self, control: &mut Control, loss: Loss, asked: Asked) -> Result<(), MegakernelError> {
         tracing::warn!(session = self.id, cause = ?loss.cause, reason = loss.reason, "device lost");
         control.lost = true;
-        lock(&self.verdicts).forget_below(self.ring.head().saturating_sub(self.ring.capacity().into()));
+        lock(&self.verdicts).retain(|ticket| self.rings.may_be_in_use(ticket));
         let number = self.losses.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let mut recovery = Recovery {
             report: RecoveryReport::new(number, self.generation(), &loss),
             suspects: VecDeque::new(),
             alone: None,
-            head: None,
+            heads: None,
             interruptions: 0,
         };
         let mut attempt = self.attempt(control, &loss, asked, &mut recovery);
@@ -157,7 +158,7 @@ impl Shared {
         let named = if loss.cause.has_suspects() { self.named_in_flight() } else { Vec::new() };
         self.turn_over(control, false).map_err(Setback::Final)?;
         let unanswered: Vec<u64> =
-            named.into_iter().filter(|&ticket| !self.ring.is_acknowledged(ticket)).collect();
+            named.into_iter().filter(|&ticket| !self.rings.is_acknowledged(ticket)).collect();
         recovery.judge(self, &unanswered);
         let report = &mut recovery.report;
         report.gone_after = Some(report.noticed.elapsed());
@@ -171,7 +172,7 @@ impl Shared {
             return Err(Setback::Final(lost()));
         }
         // What is submitted from here on, no kernel has seen.
-        let head = *recovery.head.get_or_insert_with(|| self.ring.head());
+        let heads = *recovery.heads.get_or_insert_with(|| self.rings.heads());
         self.check_ending()?;
         self.rebuild(asked, &mut recovery.report)?;
         let restored = match &self.options.restore {
@@ -183,7 +184,7 @@ impl Shared {
         tracing::info!(session = self.id, restored, "rebuilt after a device loss");
         self.open_after_loss(restored);
         self.sort_out(
-            head,
+            heads,
             if restored { Interruption::Restored } else { Interruption::StateLost },
             loss.cause,
             &mut recovery.report,
@@ -192,8 +193,8 @@ impl Shared {
         control.cut_short = false;
         self.try_suspects(control, recovery)?;
         self.check_ending()?;
-        recovery.head = None;
-        let again = self.unanswered_below(head);
+        recovery.heads = None;
+        let again = self.unanswered_below(heads);
         self.launch(control, None)?;
         // What nothing but kills from outside interrupted may run again however often that happens.
         if recovery.report.cause.has_suspects() || loss.cause.has_suspects() {
@@ -281,7 +282,7 @@ impl Shared {
     pub(super) fn fail(&self, ticket: u64, fault: Fault, report: &mut RecoveryReport) {
         // First, for whoever waits to find it.
         let is_new = lock(&self.verdicts).pass(ticket, &report.reason);
-        let failed = self.ring.fail(ticket, fault);
+        let failed = self.rings.get(ring_of(ticket)).fail(position_of(ticket), fault);
         if is_new && !matches!(failed, Ok(true)) {
             lock(&self.verdicts).take(ticket);
         }

@@ -22,6 +22,7 @@ use vyre_driver::ring::SlotImage;
 use vyre_driver::{Fault, LossCause};
 
 use super::report::RecoveryReport;
+use super::rings::Heads;
 use super::shared::{Shared, lock};
 use crate::error::MegakernelError;
 use crate::handler::Backing;
@@ -84,24 +85,23 @@ pub(super) fn touches_volatile(handlers: &HandlerTable, image: &SlotImage) -> bo
 }
 
 impl Shared {
-    /// Fails what may not run. The items below `head` may have been begun.
+    /// Fails what may not run. The items that `heads` cover may have been begun.
     pub(super) fn sort_out(
         &self,
-        head: u64,
+        heads: Heads,
         after: Interruption,
         cause: LossCause,
         report: &mut RecoveryReport,
     ) {
         let handlers = self.plan.handlers();
         let replayed = lock(&self.replayed);
-        let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
         let mut faults = Vec::new();
-        self.ring.for_each_unacknowledged(|ticket, image| {
+        self.rings.for_each_unacknowledged(|ticket, image| {
             let volatile = after == Interruption::StateLost && touches_volatile(&handlers, &image);
-            let last = replayed.get((ticket & mask) as usize).copied();
+            let last = replayed.get(self.rings.place(ticket)).copied();
             let convicts = after != Interruption::CutShort && cause.has_suspects();
             let again = convicts && last == Some(ticket.wrapping_add(1));
-            if ticket < head && (again || !may_replay(&handlers, &image)) {
+            if heads.cover(ticket) && (again || !may_replay(&handlers, &image)) {
                 faults.push((ticket, Fault::DeviceLost));
             } else if volatile {
                 faults.push((ticket, Fault::StateLost));
@@ -112,11 +112,11 @@ impl Shared {
         }
     }
 
-    /// The unanswered items below `head`: they will run once more.
-    pub(super) fn unanswered_below(&self, head: u64) -> Vec<u64> {
+    /// The unanswered items that `heads` cover: they will run once more.
+    pub(super) fn unanswered_below(&self, heads: Heads) -> Vec<u64> {
         let mut tickets = Vec::new();
-        self.ring.for_each_unacknowledged(|ticket, _| {
-            if ticket < head {
+        self.rings.for_each_unacknowledged(|ticket, _| {
+            if heads.cover(ticket) {
                 tickets.push(ticket);
             }
         });
@@ -127,9 +127,8 @@ impl Shared {
     /// interrupted by another loss is one replay.
     pub(super) fn mark_replayed(&self, tickets: &[u64]) {
         let mut replayed = lock(&self.replayed);
-        let mask = u64::from(self.ring.capacity()).wrapping_sub(1);
         for ticket in tickets {
-            if let Some(last) = replayed.get_mut((ticket & mask) as usize) {
+            if let Some(last) = replayed.get_mut(self.rings.place(*ticket)) {
                 *last = ticket.wrapping_add(1);
             }
         }

@@ -43,8 +43,8 @@ pub struct RecoveryReport {
     pub replayed: u64,
     /// Unanswered items that ended in a fault instead, by fault.
     pub failed: Vec<(Fault, u64)>,
-    /// Tickets without an answer that workers were running when the device was lost; none if the loss
-    /// convicts nobody.
+    /// Tickets without an answer that workers were running when the device was lost, by their
+    /// [keys](super::Ticket::key); none if the loss convicts nobody.
     pub suspects: Vec<u64>,
     /// Suspects that were run alone.
     pub tried_alone: u64,
@@ -93,7 +93,7 @@ impl RecoveryReport {
     }
 }
 
-/// Why items were ended by their session, by ticket, until somebody waits for them.
+/// Why items were ended by their session, by their tickets' keys, until somebody waits for them.
 #[derive(Default)]
 pub(super) struct Verdicts {
     of: BTreeMap<u64, Arc<str>>,
@@ -121,8 +121,8 @@ impl Verdicts {
         self.of.remove(&ticket)
     }
 
-    /// Forgets tickets below one: nobody waits for them any more.
-    pub(super) fn forget_below(&mut self, ticket: u64) {
-        self.of = self.of.split_off(&ticket);
+    /// Forgets all other tickets: nobody waits for them any more.
+    pub(super) fn retain(&mut self, wanted: impl Fn(u64) -> bool) {
+        self.of.retain(|&ticket, _| wanted(ticket));
     }
 }

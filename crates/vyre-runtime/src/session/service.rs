@@ -44,7 +44,7 @@ pub(super) struct Service {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Whether the IO thread serves requests; until it does, the other one does.
     io_thread: AtomicBool,
-    /// Ticks so far, and the ring's head at the last one.
+    /// Ticks so far, and the tickets issued at the last one.
     ticks: AtomicU64,
     seen_head: AtomicU64,
 }
@@ -168,11 +168,11 @@ impl Shared {
             // Whoever holds it is looking after the kernel.
             Err(TryLockError::WouldBlock) => {}
         }
-        let head = self.ring.head();
+        let head = self.rings.heads().total();
         let idle = self.service.seen_head.swap(head, Ordering::Relaxed) == head;
         let turn = self.service.ticks.fetch_add(1, Ordering::Relaxed);
         if self.any_detached.load(Ordering::Relaxed) && (idle || turn.is_multiple_of(SWEEP_TICKS)) {
-            self.ring.sweep_detached();
+            self.rings.sweep_detached();
         }
         self.serve_io_alone();
     }

@@ -9,7 +9,7 @@ use vyre_driver::arena::{Arena, ArenaRange};
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::protocol::opcode;
 use vyre_driver::region::SharedRegion;
-use vyre_driver::ring::{Completion, RawTicket, RingError, RingProducer, SlotImage};
+use vyre_driver::ring::{Completion, RawTicket, RingError, SlotImage};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::{WaitStrategy, Waiter};
 use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline};
@@ -21,6 +21,7 @@ use super::options::RestoreHook;
 use super::plan::SessionPlan;
 use super::replay::touches_volatile;
 use super::report::{RecoveryReport, Verdicts};
+use super::rings::{Rings, key_of, name_of, position_of, ring_of};
 use super::service::Service;
 use super::trace::Timing;
 use super::wakers::Wakers;
@@ -90,7 +91,7 @@ pub(super) struct Shared {
     pub(super) pipeline: Recoverable<Arc<dyn ResidentPipeline>>,
     pub(super) h2d: Arc<SharedRegion>,
     pub(super) tenants_at: u64,
-    pub(super) ring: RingProducer,
+    pub(super) rings: Rings,
     pub(super) arena: Arc<Arena>,
     pub(super) gate: AtomicU8,
     /// The device generation, for tickets.
@@ -132,7 +133,7 @@ pub(super) struct Shared {
     pub(super) detached_faults: Arc<Mutex<Vec<(u64, Completion)>>>,
     /// Whether any item was ever without a ticket, so that somebody has to look after those.
     pub(super) any_detached: AtomicBool,
-    /// For each slot, one more than the last ticket replayed in it.
+    /// For each slot of each ring, one more than the key of the last ticket replayed in it.
     pub(super) replayed: Mutex<Vec<u64>>,
 }
 
@@ -213,7 +214,7 @@ impl Shared {
         lock_within(&self.buffers, limit, "a recovery, or another upload, to let go of the session's buffers")
     }
 
-    /// Checks items and publishes all of them or none; with tickets if `tracked`. Returns the first position.
+    /// Checks items and publishes all of them or none; with tickets if `tracked`. Returns the first key.
     #[inline]
     pub(super) fn publish(
         &self,
@@ -254,14 +255,16 @@ impl Shared {
         tracked: bool,
         shutdown: bool,
     ) -> Result<u64, MegakernelError> {
+        let ring = self.rings.for_images(images)?;
         let submitted_at = self.timing.as_ref().map(Timing::now);
         let published = match (payloads, tracked) {
-            (None, true) => self.ring.submit_batch(images).map(keep),
-            (None, false) => self.ring.submit_batch_detached(images),
-            (Some(payloads), true) => self.ring.submit_with(images, payloads).map(keep),
-            (Some(payloads), false) => self.ring.submit_detached_with(images, payloads),
+            (None, true) => ring.submit_batch(images).map(keep),
+            (None, false) => ring.submit_batch_detached(images),
+            (Some(payloads), true) => ring.submit_with(images, payloads).map(keep),
+            (Some(payloads), false) => ring.submit_detached_with(images, payloads),
         };
-        let first = published.map_err(|error| self.submit_error(error))?;
+        let first = published.map_err(|error| self.submit_error(ring.ring(), error))?;
+        let first = key_of(ring.ring(), first);
         let tickets = first..first.wrapping_add(images.len() as u64);
         if let (Some(timing), Some(at)) = (&self.timing, submitted_at) {
             timing.submitted(first, images, tracked, at);
@@ -327,11 +330,11 @@ impl Shared {
     }
 
     #[cold]
-    fn submit_error(&self, error: RingError) -> MegakernelError {
+    fn submit_error(&self, ring: u32, error: RingError) -> MegakernelError {
         match error {
             RingError::WouldBlock { oldest_untaken } => MegakernelError::RingFull {
-                capacity: self.ring.capacity().into(),
-                oldest_untaken: Some(oldest_untaken),
+                capacity: self.rings.capacity().into(),
+                oldest_untaken: Some(key_of(ring, oldest_untaken)),
             },
             RingError::BatchTooLarge { len, capacity } => {
                 MegakernelError::BatchTooLarge { got: len, limit: capacity as usize }
@@ -350,7 +353,7 @@ impl Shared {
             let lost = matches!(gate, Gate::Lost | Gate::GivenUp);
             let fault = if lost { Fault::DeviceLost } else { Fault::Abandoned };
             for ticket in tickets {
-                let _ = self.ring.fail(ticket, fault);
+                let _ = self.rings.get(ring_of(ticket)).fail(position_of(ticket), fault);
             }
         }
         drop(control);
@@ -364,9 +367,9 @@ impl Shared {
 
     /// The completion, if there is one, taken.
     pub(super) fn take(&self, raw: RawTicket) -> Result<Option<Completion>, MegakernelError> {
-        let taken = self.ring.take_raw(raw).map_err(ring_error("take a ticket"))?;
+        let taken = self.rings.of(raw).take_raw(raw).map_err(ring_error("take a ticket"))?;
         if let Some(completion) = &taken {
-            self.acknowledged(raw.position(), completion);
+            self.acknowledged(raw, completion);
         }
         Ok(taken)
     }
@@ -374,10 +377,20 @@ impl Shared {
     /// Waits for the completion and takes it.
     #[inline]
     pub(super) fn wait(&self, raw: RawTicket, timeout: Duration) -> Result<Completion, MegakernelError> {
-        let waited = self.ring.wait_raw(raw, self.options.wait, timeout);
-        let completion = waited.map_err(ring_error("wait for a ticket"))?;
-        self.acknowledged(raw.position(), &completion);
-        Ok(completion)
+        match self.rings.of(raw).wait_raw(raw, self.options.wait, timeout) {
+            Ok(completion) => {
+                self.acknowledged(raw, &completion);
+                Ok(completion)
+            }
+            Err(RingError::Deadline { after, .. }) => Err(self.expired(self.rings.key(raw), after)),
+            Err(error) => Err(ring_error("wait for a ticket")(error)),
+        }
+    }
+
+    /// The answer to whoever has waited for a ticket for too long.
+    #[cold]
+    pub(super) fn expired(&self, key: u64, after: Duration) -> MegakernelError {
+        MegakernelError::Deadline { waited_for: format!("the completion of {}", name_of(key)), after }
     }
 
     /// A fault is an error to whoever waits, so that a result is never mistaken.
@@ -390,30 +403,38 @@ impl Shared {
         match completion.as_fault() {
             None => Ok(completion),
             Some(fault) => {
-                let (ticket, code) = (raw.position(), completion.code());
+                let (ticket, code) = (self.rings.key(raw), completion.code());
                 let ended_by = lock(&self.verdicts).take(ticket);
                 Err(MegakernelError::Faulted { ticket, code, fault, ended_by })
             }
         }
     }
 
-    pub(super) fn acknowledged(&self, position: u64, completion: &Completion) {
+    #[inline]
+    pub(super) fn acknowledged(&self, raw: RawTicket, completion: &Completion) {
         if let Some(timing) = &self.timing {
-            timing.acknowledged(position, completion);
+            timing.acknowledged(self.rings.key(raw), completion);
         }
     }
 
     /// Whether a ticket has its answer, whoever holds it and whether or not it was taken.
-    pub(super) fn is_answered(&self, position: u64) -> bool {
-        !matches!(self.ring.poll_raw(self.ring.raw(position)), Ok(None))
+    pub(super) fn is_answered(&self, key: u64) -> bool {
+        let ring = self.rings.get(ring_of(key));
+        !matches!(ring.poll_raw(ring.raw(position_of(key))), Ok(None))
+    }
+
+    /// The answer to whoever has drained for too long.
+    pub(super) fn undrained(&self, key: u64, after: Duration) -> MegakernelError {
+        let waited_for = format!("the completion of {}, to drain the session", name_of(key));
+        MegakernelError::Deadline { waited_for, after }
     }
 
     /// Waits until every ticket submitted before the call has its answer.
     pub(super) fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
-        let (started, head) = (Instant::now(), self.ring.head());
-        for position in head.saturating_sub(self.ring.capacity().into())..head {
+        let started = Instant::now();
+        for key in self.rings.in_use() {
             for looks in 1_u64.. {
-                if self.is_answered(position) {
+                if self.is_answered(key) {
                     break;
                 }
                 if !looks.is_multiple_of(LOOKS) {
@@ -422,15 +443,10 @@ impl Shared {
                 }
                 let left = timeout.saturating_sub(started.elapsed());
                 match self.options.wait {
-                    _ if left.is_zero() => {
-                        return Err(MegakernelError::Deadline {
-                            waited_for: format!("the completion of ticket {position}, to drain the session"),
-                            after: timeout,
-                        });
-                    }
+                    _ if left.is_zero() => return Err(self.undrained(key, timeout)),
                     WaitStrategy::Spin => {}
                     WaitStrategy::Yield => std::thread::yield_now(),
-                    WaitStrategy::Park => self.completions.load().park(left, || self.is_answered(position)),
+                    WaitStrategy::Park => self.completions.load().park(left, || self.is_answered(key)),
                 }
             }
         }
@@ -466,8 +482,9 @@ mod tests {
             session.stop().expect("stopped");
             let shared = session.shared();
             shared.set_gate(gate);
-            let position = shared.publish_admitted(&[nop], None, true, false).expect("published");
-            let answer = shared.ring.poll_raw(shared.ring.raw(position)).expect("a ticket");
+            let key = shared.publish_admitted(&[nop], None, true, false).expect("published");
+            let raw = shared.rings.raw(key);
+            let answer = shared.rings.of(raw).poll_raw(raw).expect("a ticket");
             assert_eq!(answer.and_then(|completion| completion.as_fault()), Some(fault));
         }
     }

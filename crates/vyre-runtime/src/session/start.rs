@@ -8,7 +8,7 @@ use vyre_driver::ResidentPipeline;
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::region::SessionRegions;
-use vyre_driver::ring::{ProducerOptions, RingProducer};
+use vyre_driver::ring::{Completion, ProducerOptions, RingProducer};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::Waiter;
 
@@ -16,6 +16,7 @@ use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
 use super::observe::Publisher;
 use super::plan::SessionPlan;
+use super::rings::{Rings, key_of};
 use super::service::Service;
 use super::shared::{Gate, Settings, Shared, lock, ring_error};
 use super::trace::Timing;
@@ -46,7 +47,7 @@ impl Megakernel {
     ///
     /// # Errors
     ///
-    /// [`MegakernelError::InvalidGeometry`] unless the slot count is a power of two,
+    /// [`MegakernelError::InvalidGeometry`] unless the slot count is a power of two and the rings are 1 to 3,
     /// [`MegakernelError::InvalidBinding`] for a buffer that is missing or does not fit,
     /// [`MegakernelError::Backend`] if the backend cannot keep a kernel resident, or refuses.
     pub fn start_with(&self, options: SessionOptions) -> Result<PersistentSession, MegakernelError> {
@@ -111,18 +112,20 @@ impl PersistentSession {
     ) -> Result<PersistentSession, MegakernelError> {
         let Prepared { worker_groups, pipeline, buffers } = prepared;
         let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
-        let detached_faults = Arc::new(Mutex::new(Vec::new()));
-        let reported = Arc::clone(&detached_faults);
-        let producer = ProducerOptions {
-            first_ticket: 0,
-            arena: Some(Arc::clone(&arena)),
-            on_detached_fault: Some(Box::new(move |ticket, completion| {
-                lock(&reported).push((ticket.position(), completion));
-            })),
+        let detached_faults: Arc<Mutex<Vec<(u64, Completion)>>> = Arc::default();
+        let producer = |ring| {
+            let reported = Arc::clone(&detached_faults);
+            let options = ProducerOptions {
+                first_ticket: 0,
+                arena: Some(Arc::clone(&arena)),
+                on_detached_fault: Some(Box::new(move |ticket, completion| {
+                    lock(&reported).push((key_of(ring, ticket.position()), completion));
+                })),
+            };
+            RingProducer::new(&regions, ring, options)
         };
-        let ring = RingProducer::new(&regions, 0, producer).map_err(ring_error("make the ring"))?;
-        let capacity = ring.capacity();
-        let timing = Timing::new(&options, capacity)?;
+        let rings = Rings::new(options.rings, producer).map_err(ring_error("make the rings"))?;
+        let timing = Timing::new(&options, &rings)?;
         let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
         let publisher = Publisher::wanted(options.observe.as_deref(), id)?;
         let io_queue = HostIo::new(&regions).map_err(ring_error("open the IO queue"))?;
@@ -147,7 +150,8 @@ impl PersistentSession {
             h2d: Arc::clone(&regions.h2d),
             tenants_at: regions.layout.tenants().offset,
             arena,
-            ring,
+            replayed: Mutex::new(vec![0; rings.len() as usize * rings.capacity() as usize]),
+            rings,
             gate: AtomicU8::new(Gate::Open as u8),
             kernel: ArcSwapOption::empty(),
             parks: AtomicBool::new(true),
@@ -175,7 +179,6 @@ impl PersistentSession {
             service: Service::default(),
             detached_faults,
             any_detached: AtomicBool::new(false),
-            replayed: Mutex::new(vec![0; capacity as usize]),
             plan,
         });
         // From here on dropping the handle cleans up.

@@ -21,9 +21,20 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The item's position in the ring: 0 for the first item of the session, one more for each.
+    /// The item's position in its ring: 0 for the first item of that, one more for each.
     pub fn position(&self) -> u64 {
         self.raw.position()
+    }
+
+    /// The ring that the item's priority has brought it to: 0, the most urgent one, in a session of one ring.
+    pub fn ring(&self) -> u32 {
+        self.shared.rings.of(self.raw).ring()
+    }
+
+    /// The ticket's number in its session, as reports and errors have it: its position and, in the top byte, its ring.
+    /// [`ring_of`](super::ring_of) and [`position_of`](super::position_of) take it apart.
+    pub fn key(&self) -> u64 {
+        self.shared.rings.key(self.raw)
     }
 
     /// The session's number: no two sessions of a process share one.
@@ -41,7 +52,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // An error means that the ticket is spent: there is nothing left to forget.
-        if self.shared.ring.forget_raw(self.raw).is_ok() {
+        if self.shared.rings.of(self.raw).forget_raw(self.raw).is_ok() {
             self.shared.note_detached();
         }
     }
@@ -51,6 +62,7 @@ impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
             .field("session", &self.session())
+            .field("ring", &self.ring())
             .field("position", &self.position())
             .field("generation", &self.generation)
             .finish()
@@ -68,7 +80,7 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// The position of the next ticket.
+    /// The [key](Ticket::key) of the next ticket.
     pub fn first(&self) -> u64 {
         self.next
     }
@@ -79,7 +91,7 @@ impl Iterator for Tickets {
 
     fn next(&mut self) -> Option<Ticket> {
         self.left = self.left.checked_sub(1)?;
-        let raw = self.shared.ring.raw(self.next);
+        let raw = self.shared.rings.raw(self.next);
         self.next = self.next.wrapping_add(1);
         Some(Ticket { shared: Arc::clone(&self.shared), raw, generation: self.generation })
     }

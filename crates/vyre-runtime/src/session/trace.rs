@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use quanta::Clock;
-use vyre_driver::ring::{Completion, SlotImage};
+use vyre_driver::ring::{Completion, RingProducer, SlotImage};
 use vyre_driver::view::HostView;
 
 use super::SessionOptions;
 use super::report::RecoveryReport;
+use super::rings::Rings;
 use super::shared::{Shared, lock};
 use crate::error::MegakernelError;
 use crate::opcode::BuiltinOpcode;
@@ -27,9 +28,10 @@ pub(super) struct Timing {
 
 impl Timing {
     /// What the options ask for; `None` if they ask for nothing.
-    pub(super) fn new(options: &SessionOptions, capacity: u32) -> Result<Option<Timing>, MegakernelError> {
-        let latency = options.latency.then(|| Latency::new(capacity)).transpose()?;
-        let trace = options.trace.map(|items| Recorder::new(items, capacity)).transpose()?;
+    pub(super) fn new(options: &SessionOptions, rings: &Rings) -> Result<Option<Timing>, MegakernelError> {
+        let (count, capacity) = (rings.len(), rings.capacity());
+        let latency = options.latency.then(|| Latency::new(count, capacity)).transpose()?;
+        let trace = options.trace.map(|items| Recorder::new(items, count, capacity)).transpose()?;
         let wanted = latency.is_some() || trace.is_some();
         Ok(wanted.then(|| {
             let clock = Clock::new();
@@ -56,13 +58,13 @@ impl Timing {
 
     /// Notes that an answer was taken now.
     #[inline]
-    pub(super) fn acknowledged(&self, position: u64, completion: &Completion) {
+    pub(super) fn acknowledged(&self, key: u64, completion: &Completion) {
         let at = self.now();
         if let Some(latency) = &self.latency {
-            latency.acknowledged(position, at);
+            latency.acknowledged(key, at);
         }
         if let Some(trace) = &self.trace {
-            trace.acknowledged(position, completion, at);
+            trace.acknowledged(key, completion, at);
         }
     }
 }
@@ -146,7 +148,8 @@ impl Shared {
             device: identity.device.clone(),
             names: builtin.chain(handlers).collect(),
         };
-        Some(recorder.snapshot(self.ring.head(), timing.now(), about))
+        let heads: Vec<u64> = self.rings.iter().map(RingProducer::head).collect();
+        Some(recorder.snapshot(&heads, timing.now(), about))
     }
 }
 

@@ -211,7 +211,7 @@ impl Shared {
         let mut items = self.windows.borrow(id, class)?;
         while let Some(position) = items.next() {
             let left = timeout.saturating_sub(started.elapsed());
-            match self.wait(self.ring.raw(position), left) {
+            match self.wait(self.rings.raw(position), left) {
                 Err(error @ MegakernelError::Deadline { .. }) => {
                     items.give_back(&self.windows);
                     return Err(error);
@@ -227,7 +227,8 @@ impl Shared {
         let mut items = self.windows.borrow(id, WindowClass::Lookahead)?;
         let mut given_up = 0;
         for position in items.pending.take().into_iter().flat_map(|pending| pending.positions()) {
-            match self.ring.forget_raw(self.ring.raw(position)) {
+            let raw = self.rings.raw(position);
+            match self.rings.of(raw).forget_raw(raw) {
                 Ok(()) => {
                     given_up += 1;
                     self.note_detached();

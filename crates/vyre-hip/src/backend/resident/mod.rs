@@ -29,6 +29,8 @@ use memory::{Memory, Shape, mapped};
 /// Waves that read the host's slots: more of them read more items a second, and keep the bus busier.
 const SCHEDULER_WAVES: u32 = 32;
 
+const _: () = assert!(SCHEDULER_WAVES as usize >= vyre_driver::layout::MAX_RINGS);
+
 /// The share of what can be resident that is left to other kernels: one in so many.
 const LEFT_FREE: u32 = 8;
 
@@ -59,6 +61,19 @@ impl Grid {
     /// The keeper, and the workgroup for items to be run again, among them.
     const fn all(self) -> u32 {
         2 + self.schedulers + self.lanes + self.groups
+    }
+
+    /// Refuses more rings than workgroups to serve them: each is dealt to one ring, and an item of a ring without any
+    /// would never begin. There are never fewer scheduler waves than rings.
+    fn check_rings(self, rings: usize) -> Result<(), BackendError> {
+        if rings <= self.lanes as usize {
+            return Ok(());
+        }
+        let groups = if self.groups == 0 { rings } else { rings * 4 };
+        Err(BackendError::Unsupported {
+            what: format!("{rings} rings served by {} workgroups that run items by lanes", self.lanes),
+            remedy: format!("ask for at least {groups} workgroups, for fewer rings, or use smaller handlers"),
+        })
     }
 }
 
@@ -194,6 +209,7 @@ impl ResidentPipeline for Pipeline {
 
     fn start(&self, request: StartRequest) -> Result<Arc<dyn ResidentKernel>, BackendError> {
         let (context, regions) = (&self.inner.context, &request.regions);
+        self.shape.check_rings(regions.layout.rings().len())?;
         let h2d = self.registered(&regions.h2d)?;
         // Each incarnation has a mapping of its own: the host may have given back the memory behind the last one,
         // and its registration may still wait to be given back.
@@ -227,5 +243,25 @@ impl ResidentPipeline for Pipeline {
         let kernel = Kernel::new(Parts { stream, memory, h2d, d2h, pinned, hold });
         kernel.wait_until_resident(grid)?;
         Ok(Arc::new(kernel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ring_has_a_workgroup_or_the_start_says_how_many_are_needed() {
+        let (plain, mixed) =
+            (Grid { schedulers: 4, lanes: 2, groups: 0 }, Grid { schedulers: 4, lanes: 2, groups: 6 });
+        for grid in [plain, mixed] {
+            assert!(grid.check_rings(1).is_ok() && grid.check_rings(2).is_ok());
+        }
+        for (grid, least) in [(plain, "at least 3 "), (mixed, "at least 12 ")] {
+            let Err(BackendError::Unsupported { remedy, .. }) = grid.check_rings(3) else {
+                panic!("3 rings")
+            };
+            assert!(remedy.contains(least), "{remedy}");
+        }
     }
 }

@@ -47,6 +47,12 @@ pub(super) fn session(session: &Session) -> Vec<String> {
         occupancy.waiting,
         occupancy.complete,
     ));
+    if telemetry.rings.len() > 1 {
+        let in_use = telemetry.rings.iter().map(|ring| ring.occupancy.total().to_string());
+        let capacity = telemetry.rings.first().map_or(0, |ring| ring.capacity);
+        let in_use = in_use.collect::<Vec<_>>().join(", ");
+        lines.push(format!("rings      {in_use} in use of {capacity} each, the most urgent first"));
+    }
     let rate = |of: fn(&super::watch::Rates) -> f64| per_second(rates.as_ref().map(of));
     lines.push(format!(
         "items      {} acknowledged, {} submitted; {} and {} in all",
