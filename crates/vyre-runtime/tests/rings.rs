@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use support::{ADD_ONE, GATED, GATED_ONCE, TOTAL, WAIT, builder, item, set_gate, until_claimed};
 use vyre_cpu::{CpuBackend, CpuConfig};
-use vyre_driver::{Fault, LossCause};
+use vyre_driver::{Fault, LossCause, VyreBackend};
+use vyre_runtime::conformance::run_rings;
 use vyre_runtime::fault_injection::FaultInjectingBackend;
 use vyre_runtime::session::{Ticket, position_of, ring_of};
 use vyre_runtime::{
@@ -98,6 +99,13 @@ fn one_submission_goes_to_one_ring_or_nowhere() {
     let (_, single) = start(1, SessionOptions::new());
     let batch: BatchDescriptor = CLASSES.map(|p| item(ADD_ONE, &[1]).priority(p)).into_iter().collect();
     assert_eq!(single.submit_batch(&batch).expect("submitted").map(|ticket| ticket.key()).sum::<u64>(), 3);
+}
+
+#[test]
+fn the_cpu_conforms_by_priority() {
+    let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::with_config(CpuConfig::default().threads(2)));
+    let items = run_rings(&backend, 100).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
+    assert_eq!(items, 4 * 100 * 15 + 1501);
 }
 
 /// One worker, which says in which order it ran things: TOTAL counts up.

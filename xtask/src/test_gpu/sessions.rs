@@ -29,6 +29,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("producers", producers),
     ("restarts_under_load", restarts_under_load),
     ("changes", changes),
+    ("rings", rings),
     ("endless_items", endless_items),
     ("shutdown", shutdown),
     ("lease", lease),
@@ -167,6 +168,12 @@ fn restarts_under_load(backend: &Backend) -> Result<(), String> {
 fn changes(backend: &Backend) -> Result<(), String> {
     let made = conformance::run_changes(backend, 20, Duration::from_millis(10));
     same("changes made", made.map_err(|difference| describe(&difference))?.len(), 20)
+}
+
+/// What is slow below delays nothing above, and nothing is lost.
+fn rings(backend: &Backend) -> Result<(), String> {
+    let counted = conformance::run_rings(backend, 300);
+    same("items", counted.map_err(|difference| describe(&difference))?, 4 * 300 * 15 + 1501)
 }
 
 /// An item is stopped at its deadline, and holds back nobody for ever.

@@ -1,12 +1,13 @@
 //! What every backend must compute, as data: vectors of one item each, and scenarios of several.
 //!
 //! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed;
-//! [`run_sessions`] runs the same [`VECTORS`] live, [`run_changes`] changes handlers under load; [`run_gemm`] is for
-//! those that have the matrix product.
+//! [`run_sessions`] runs the same [`VECTORS`] live, [`run_changes`] changes handlers under load, [`run_rings`] submits by
+//! priority; [`run_gemm`] is for those that have the matrix product.
 
 mod changes;
 mod fixture;
 mod gemm;
+mod rings;
 mod scenarios;
 mod sessions;
 mod vectors;
@@ -22,6 +23,7 @@ pub use fixture::{
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,
 };
 pub use gemm::{GEMM, GEMM_BINDINGS, gemm_handler, gemm_item, run_gemm};
+pub use rings::run_rings;
 pub use scenarios::SCENARIOS;
 pub use sessions::run_sessions;
 pub use vectors::{VECTORS, Vector};
