@@ -18,7 +18,7 @@ use crate::megakernel::Megakernel;
 use crate::opcode::BuiltinOpcode;
 use crate::session::{PersistentSession, SessionOptions, Ticket};
 
-/// Adds one to word `a0`; completes with `a1`.
+/// Adds one to word `a0` when it has run `a2` times more; completes with `a1`.
 const ADD: u32 = 0x50;
 /// Completes with word `a0`.
 const READ: u32 = 0x51;
@@ -45,6 +45,7 @@ fn handlers() -> Vec<OpcodeHandler> {
     let words = || HandlerBinding::read_write("words", DataType::U32).min_len(WORDS);
     let add = OpcodeHandler::new(ADD, "add", |h| {
         let words = h.buffer("words");
+        h.if_(h.arg(2).ne_(0), |h| h.requeue([h.arg(0), h.arg(1), h.arg(2) - 1]));
         h.atomic_add(words, h.arg(0), 1);
         h.complete(h.arg(1));
     });
@@ -90,7 +91,7 @@ pub fn run_rings(backend: &Arc<dyn VyreBackend>, rounds: u32) -> Result<u64, Non
     Ok(items)
 }
 
-fn item(opcode: u32, priority: Priority, args: [u32; 2]) -> SlotDescriptor {
+fn item<const N: usize>(opcode: u32, priority: Priority, args: [u32; N]) -> SlotDescriptor {
     SlotDescriptor::new(opcode).priority(priority).args(args)
 }
 
@@ -154,7 +155,7 @@ fn produce(
         let priority = ALL.get(((round + number) % 5) as usize).copied().unwrap_or_default();
         let other = ALL.get(((round * 3 + number) % 5) as usize).copied().unwrap_or_default();
         let mut batch: BatchDescriptor =
-            (0..BEFORE_A_FENCE).map(|n| item(ADD, priority, [number, n])).collect();
+            (0..BEFORE_A_FENCE).map(|n| item(ADD, priority, [number, n, n % 4 * 5])).collect();
         batch.push(item(BuiltinOpcode::BatchFence.wire(), priority, [BEFORE_A_FENCE, 0]));
         let mut tickets: Vec<Ticket> = retry(check, || session.submit_batch(&batch))?.collect();
         retry(check, || session.submit_detached(item(ADD, other, [DETACHED, 0])))?;
