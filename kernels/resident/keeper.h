@@ -19,6 +19,7 @@ struct VyreKeeper {
   u32 fences;         // parked, shutdowns among them
   u32 posting, posted; // requests that wait for a place, and for an answer
   u64 posting_head;   // of the requests that wait for a place
+  bool gave_up;       // on the host's answers
 };
 
 // A parked fence or shutdown.
@@ -76,8 +77,14 @@ VYRE_FUNCTION void vyre_watch_lease(const VyreResident& kernel, VyreLive* live, 
     keeper.lease = vyre_wave_from(lease, 0);
     keeper.lease_seen = now;
   } else if (now - keeper.lease_seen >= kernel.lease_limit) {
-    // Once to finish what is claimed, and if that takes as long again, at once.
-    vyre_advance(live, vyre_look(&live->phase) == VYRE_RUNNING ? VYRE_QUIESCING : VYRE_ABORTING);
+    // Once to finish what is claimed; if that takes as long again, without answers of the host; then at once.
+    const bool running = vyre_wave_from(vyre_look(&live->phase), 0) == VYRE_RUNNING;
+    const bool give_up = !running && !keeper.gave_up && keeper.posting + keeper.posted != 0;
+    if (give_up) {
+      keeper.gave_up = true;
+    } else {
+      vyre_advance(live, running ? VYRE_QUIESCING : VYRE_ABORTING);
+    }
     keeper.lease_seen = now;
   }
 }
@@ -152,6 +159,9 @@ VYRE_FUNCTION void vyre_tend_fences(const VyreResident& kernel, VyreLive* live, 
 VYRE_FUNCTION void vyre_post(const VyreResident& kernel, VyreKeeper& keeper) {
   const u64 mask = (1ull << kernel.queue_shift) - 1;
   u64* open = vyre_global<u64>(kernel.io_open);
+  if (open[(u32)keeper.next_request & (kernel.io_entries - 1)] != 0) return;
+  // What the items stored before they asked is there for the host. The entries told this wave of it at device scope.
+  vyre_fence_system();
   while (keeper.posting != 0) {
     const u32 place = (u32)keeper.next_request & (kernel.io_entries - 1);
     if (open[place] != 0) return;
@@ -177,6 +187,30 @@ VYRE_FUNCTION void vyre_post(const VyreResident& kernel, VyreKeeper& keeper) {
   }
 }
 
+// Ends an item that asked: with the bytes moved, or in a fault with the error number.
+VYRE_FUNCTION void vyre_end_io(const VyreResident& kernel, u64 item, bool served, u32 result) {
+  const VyreRing& ring = vyre_ring(kernel, (u32)(item >> 32) & 0xff);
+  const VyreOutcome outcome = {(u32)(served ? VYRE_DONE : VYRE_FAULT), served ? 0u : (u32)VYRE_FAULT_IO, result};
+  vyre_complete(ring, vyre_record(ring, (u32)item)->ticket, outcome, false);
+}
+
+// Ends the items whose answers nobody waits for any more.
+VYRE_FUNCTION void vyre_give_up_io(const VyreResident& kernel, VyreKeeper& keeper) {
+  const u64 mask = (1ull << kernel.queue_shift) - 1;
+  u64* open = vyre_global<u64>(kernel.io_open);
+  for (u32 place = vyre_wave_lane(); place < kernel.io_entries; place += vyre_subgroup_size()) {
+    if (open[place] != 0) vyre_end_io(kernel, open[place], false, VYRE_IO_TIMED_OUT);
+    open[place] = 0;
+  }
+  const u64* posting = vyre_global<const u64>(kernel.posting);
+  for (u32 i = vyre_wave_lane(); i < keeper.posting; i += vyre_subgroup_size()) {
+    vyre_end_io(kernel, posting[(keeper.posting_head + i) & mask], false, VYRE_IO_TIMED_OUT);
+  }
+  keeper.posting_head += keeper.posting;
+  keeper.posting = keeper.posted = 0;
+  vyre_fence_device();
+}
+
 // Ends the items whose requests are answered. An answer that makes no sense counts as a failed one.
 VYRE_FUNCTION void vyre_take_answers(const VyreResident& kernel, VyreKeeper& keeper) {
   u64* open = vyre_global<u64>(kernel.io_open);
@@ -190,11 +224,8 @@ VYRE_FUNCTION void vyre_take_answers(const VyreResident& kernel, VyreKeeper& kee
       if (answered) {
         // What the host moved is there for whoever waits for this.
         vyre_fence_system();
-        const VyreRing& ring = vyre_ring(kernel, (u32)(item >> 32) & 0xff);
         const bool served = (reply.tag & 0xffff) == VYRE_IO_OK;
-        const VyreOutcome outcome = {(u32)(served ? VYRE_DONE : VYRE_FAULT), served ? 0u : (u32)VYRE_FAULT_IO,
-                                     served ? reply.words[0] : 0u};
-        vyre_complete(ring, vyre_record(ring, (u32)item)->ticket, outcome, false);
+        vyre_end_io(kernel, item, served, served ? reply.words[0] : reply.words[1]);
         open[place] = 0;
       }
     }
@@ -236,18 +267,24 @@ VYRE_FUNCTION void vyre_keep(const VyreResident& kernel, VyreLive* live) {
       vyre_tell(&live->abort, abort);
     }
     const u32 phase = vyre_wave_from(vyre_look(&live->phase), 0);
-    if (phase != VYRE_RUNNING && vyre_wave_all(vyre_look(&live->left) + 1 == gridDim.x)) break;
+    const bool alone = phase != VYRE_RUNNING && vyre_wave_all(vyre_look(&live->left) + 1 == gridDim.x);
+    if (alone && phase != VYRE_QUIESCING) break;
     const u64 now = vyre_wave_from(vyre_now(), 0);
     if (now - keeper.beat_at >= VYRE_BEAT) {
       keeper.beat_at = now;
       vyre_beat(kernel, keeper);
       vyre_watch_lease(kernel, live, keeper, now);
     }
-    if (phase != VYRE_RUNNING) continue;
+    if (phase > VYRE_QUIESCING) continue;
+    // What the last of the others parked before it left.
+    if (alone) vyre_fence_device();
     vyre_take_parked(kernel, live, keeper);
-    if (keeper.fences != 0) vyre_tend_fences(kernel, live, keeper);
+    if (phase == VYRE_RUNNING && keeper.fences != 0) vyre_tend_fences(kernel, live, keeper);
+    if (keeper.gave_up) vyre_give_up_io(kernel, keeper);
     if (keeper.posting != 0) vyre_post(kernel, keeper);
     if (keeper.posted != 0) vyre_take_answers(kernel, keeper);
+    // What asked the host for something has run: it ends by the answer, or would run twice.
+    if (alone && keeper.posting + keeper.posted == 0) break;
     if (keeper.fences + keeper.posting + keeper.posted == 0) vyre_rest(500);
   }
   // What the workers did last is mirrored.

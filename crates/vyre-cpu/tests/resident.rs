@@ -11,7 +11,7 @@ use items::*;
 use vyre_cpu::externals::{ExternalFunction, ExternalView, Externals};
 use vyre_cpu::{CpuBackend, CpuConfig};
 use vyre_driver::io_queue::{HostIo, IoReply};
-use vyre_driver::protocol::{Fault, opcode};
+use vyre_driver::protocol::{Fault, io, opcode};
 use vyre_driver::ring::SlotImage;
 use vyre_driver::{BackendError, KernelState, ResidentKernel, ResidentSpec, VyreBackend};
 use vyre_foundation::externals::Signature;
@@ -170,7 +170,7 @@ fn more_requests_than_the_queue_holds_are_served_in_turn() {
     for (i, ticket) in (0..).zip(reads) {
         let completion = session.wait(ticket);
         match i % 3 {
-            0 => assert_eq!(completion.as_fault(), Some(Fault::Io)),
+            0 => assert_eq!((completion.as_fault(), completion.result()), (Some(Fault::Io), 2)),
             _ => assert_eq!((completion.is_done(), completion.result()), (true, i)),
         }
     }
@@ -301,26 +301,62 @@ fn a_kernel_leaves_when_its_lease_runs_out() {
 }
 
 #[test]
-fn quiesce_leaves_what_waits_for_the_host() {
+fn quiesce_awaits_the_host_and_leaves_fences() {
     let mut session = session(2, 16);
-    let _io = HostIo::new(&session.regions).unwrap();
+    let io = HostIo::new(&session.regions).unwrap();
     let kernel = session.start().unwrap();
-    let read = session.submit(READ, &[1, 1, 1]);
-    let fence = session.submit(opcode::BATCH_FENCE, &[0]);
+    // More than the queue holds: those without a place have run as well.
+    let reads: Vec<_> = (1..=6).map(|n| session.submit(READ, &[n, 1, 1])).collect();
+    let fence = session.submit(opcode::BATCH_FENCE, &[1]);
     let other = session.submit(ADD_ONE, &[1]);
     session.result(other);
-    kernel.quiesce(LONG).unwrap();
-    assert_eq!(session.producer.poll_raw(read).unwrap(), None);
-    assert_eq!(session.producer.poll_raw(fence).unwrap(), None);
-    // What is not acknowledged is claimed again by the next incarnation.
-    let io = HostIo::new(&session.regions).unwrap();
-    let _kernel = session.restart();
-    until("the request", || match io.next_request() {
-        Some((number, _)) => io.reply(number, IoReply::Done { bytes: 1 }).is_ok(),
-        None => false,
+    std::thread::scope(|scope| {
+        let quiesced = scope.spawn(|| kernel.quiesce(LONG));
+        let first = {
+            let mut first = None;
+            until("the request", || {
+                first = io.next_request();
+                first.is_some()
+            });
+            first
+        };
+        // Whatever leaves would have left by the time that an aside is answered; nobody claims any more.
+        assert_eq!(kernel.state(), KernelState::Running);
+        let mut requests = first.into_iter().collect::<Vec<_>>();
+        let mut served = 0;
+        until("all requests", || {
+            requests.extend(std::iter::from_fn(|| io.next_request()));
+            for (number, request) in requests.drain(..) {
+                io.reply(number, IoReply::Done { bytes: request.source }).unwrap();
+                served += 1;
+            }
+            served == 6
+        });
+        quiesced.join().expect("no panic").unwrap();
     });
-    assert_eq!(session.result(read), 1);
+    assert_eq!(kernel.state(), KernelState::Stopped);
+    for (n, read) in (1..).zip(reads) {
+        assert_eq!(session.result(read), n);
+    }
+    session.restart();
     session.result(fence);
+}
+
+#[test]
+fn a_host_that_is_away_for_two_leases_is_given_up() {
+    let mut session = session(2, 16);
+    session.lease = Duration::from_millis(30);
+    let queue = HostIo::new(&session.regions).unwrap();
+    let kernel = session.start().unwrap();
+    let reads: Vec<_> = (0..6).map(|n| session.submit(READ, &[n, 1, 1])).collect();
+    until("the kernel to leave", || kernel.state() != KernelState::Running);
+    // It was not cut short: everything that it began has an answer.
+    assert_eq!(kernel.state(), KernelState::Stopped);
+    assert!(queue.next_request().is_some());
+    for read in reads {
+        let completion = session.wait(read);
+        assert_eq!((completion.as_fault(), completion.result()), (Some(Fault::Io), io::TIMED_OUT.into()));
+    }
 }
 
 #[test]

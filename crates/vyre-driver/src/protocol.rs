@@ -229,14 +229,18 @@ pub mod flags {
 
 /// IO operations.
 pub mod io {
-    /// Reads `bytes` at `offset` of the source into the destination.
+    /// Moves `bytes` at `offset` of the source, a file, into the buffer that mirrors it.
     pub const READ: u32 = 1;
-    /// Writes; refused until it is served.
+    /// Moves `bytes` of the buffer that mirrors the destination, a file, to `offset` of that.
     pub const WRITE: u32 = 2;
-    /// Orders writes; refused until it is served.
+    /// Answered when what the tenant's requests before it have written to the destination is on disk.
     pub const FENCE: u32 = 3;
+    /// The destination of a FENCE that is for all files of its tenant.
+    pub const ALL: u32 = u32::MAX;
     /// Reply status: served, possibly short.
     pub const OK: u32 = 0x10;
     /// Reply status: failed; the word beside it is an OS error number.
     pub const ERROR: u32 = 0x11;
+    /// The error number of a request that a kernel has given up waiting for.
+    pub const TIMED_OUT: u32 = 110;
 }

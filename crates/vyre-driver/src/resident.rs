@@ -139,7 +139,9 @@ pub struct StartRequest {
     pub mirrors: Vec<Mirror>,
     /// Longest time one execution of an item may take, if limited.
     pub item_deadline: Option<Duration>,
-    /// The kernel leaves by itself, as if quiesced, when the host lease word has not changed for this long.
+    /// The kernel leaves by itself, as if quiesced, when the host lease word has not changed for this long. What
+    /// awaits the host after as long again ends in [`Fault::Io`](crate::Fault::Io), with
+    /// [`io::TIMED_OUT`](crate::protocol::io::TIMED_OUT).
     pub lease: Duration,
 }
 
@@ -174,7 +176,8 @@ pub trait ResidentKernel: Send + Sync {
     /// Whether it runs, and if not, why.
     fn state(&self) -> KernelState;
 
-    /// Stops claiming, finishes what is claimed, and leaves. Fences and IO waits stay unacknowledged.
+    /// Stops claiming, finishes what is claimed, and leaves; fences stay unacknowledged. Items that have asked the
+    /// host for something end by its answer, so the host goes on serving the IO queue meanwhile.
     /// When this returns `Ok`, the kernel is gone: nothing of it touches the regions or its buffers again.
     fn quiesce(&self, deadline: Duration) -> Result<(), BackendError>;
 

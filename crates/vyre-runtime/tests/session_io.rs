@@ -146,8 +146,8 @@ fn a_batch_that_waits_for_io_is_served_and_dispatched_again() {
         (completion.status, completion.code, completion.result)
     };
     assert_eq!(ended(0), (Status::Done, 0, 64));
-    assert_eq!(ended(1), (Status::Fault, Fault::Io.code(), 0));
-    assert_eq!(ended(2), (Status::Fault, Fault::Io.code(), 0));
+    assert_eq!(ended(1), (Status::Fault, Fault::Io.code(), 22));
+    assert_eq!(ended(2), (Status::Fault, Fault::Io.code(), 2));
     let table = megakernel.buffer("table").expect("bound");
     let mut bytes = [0; 100];
     megakernel.backend().read_buffer(table.buffer, table.byte_offset, &mut bytes).expect("inside");

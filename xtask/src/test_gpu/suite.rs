@@ -95,6 +95,16 @@ pub(crate) fn add(device: &Device, files: &Path, records: &Records, trials: &mut
             conformance::run_gemm(&device.backend).map_err(|error| programs::describe(&error)).into()
         }));
     }
+    {
+        let (whole, device) = (device, device.clone());
+        let name = format!("{}::session::files", device.name);
+        trials.push(records.trial_alone(whole, name, move || {
+            if !device.backend.capabilities().persistent {
+                return Verdict::Unsupported("the backend keeps no kernel resident".to_owned());
+            }
+            conformance::run_io(&device.backend).map_err(|error| programs::describe(&error)).into()
+        }));
+    }
     sessions::add(device, records, trials);
     litmus::add(device, records, trials);
     programs::add(device, records, trials);

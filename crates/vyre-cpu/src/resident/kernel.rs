@@ -10,10 +10,10 @@ use vyre_driver::view::DeviceView;
 use vyre_driver::wait::{Notifier, Waiter};
 use vyre_driver::{BackendError, Generation, KernelState, Mirror, ResidentKernel};
 
-use super::parking::Parking;
+use super::parking::{Held, Parking};
 use super::ring::Ring;
 use super::runner::Programs;
-use super::worker::Worker;
+use super::worker::{Worker, complete};
 use crate::buffers::{Buffers, GENERATION};
 use crate::memory::Memory;
 
@@ -355,10 +355,14 @@ fn pulse(shared: &Shared, workers: u32) {
         if now != seen.0 {
             seen = (now, Instant::now());
         } else if seen.1.elapsed() >= shared.lease {
-            // Once to finish what is claimed, and if that takes as long again, at once.
+            // Once to finish what is claimed; if that takes as long again, without answers of the host; then at once.
+            let complete = |held: Held, completion| complete(shared, held.ring, held.ticket, completion);
             let next = if control.phase() == Phase::Running { Phase::Quiescing } else { Phase::Aborting };
-            tracing::warn!(?next, workers, "the host's lease has run out");
-            control.advance(next);
+            let given_up = next == Phase::Aborting && shared.parking.give_up_on_host(complete);
+            tracing::warn!(?next, given_up, workers, "the host's lease has run out");
+            if !given_up {
+                control.advance(next);
+            }
             seen.1 = Instant::now();
         }
     }

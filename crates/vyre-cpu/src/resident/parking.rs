@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vyre_driver::io_queue::{DeviceIo, IoReply, IoRequest};
-use vyre_driver::protocol::Fault;
+use vyre_driver::protocol::{Fault, Status, io};
 use vyre_driver::ring::{ClaimedTicket, Completion, SlotImage};
 
 use super::ring::Ring;
@@ -116,6 +116,23 @@ impl Parking {
         self.ready_len.load(Relaxed) != 0
     }
 
+    /// Whether an item waits for the host.
+    pub(super) fn awaits_host(&self) -> bool {
+        self.waiting_len.load(Relaxed) != 0 && {
+            let waiting = lock(&self.waiting);
+            !waiting.to_post.is_empty() || !waiting.posted.is_empty()
+        }
+    }
+
+    /// Ends the items that wait for the host, which has been away for too long. Says whether there were any.
+    pub(super) fn give_up_on_host(&self, complete: impl Fn(Held, Completion)) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let posted = std::mem::take(&mut waiting.posted).into_iter().map(|(_, held)| held);
+        let to_post = std::mem::take(&mut waiting.to_post).into_iter().map(|(_, held)| held);
+        self.count(&waiting);
+        posted.chain(to_post).map(|held| complete(held, failed(io::TIMED_OUT))).count() > 0
+    }
+
     /// Posts requests, takes answers, and releases fences, unless another worker is at it. Answered items
     /// are handed to `complete`. Says whether anything moved.
     pub(super) fn tend(
@@ -168,12 +185,17 @@ fn answered(posted: &mut Vec<(u64, Held)>, io: &DeviceIo) -> Vec<(Held, Completi
         match io.poll(number) {
             Ok(None) => posted.push((number, held)),
             Ok(Some(IoReply::Done { bytes })) => answered.push((held, Completion::done(u64::from(bytes)))),
-            Ok(Some(IoReply::Failed { .. })) | Err(_) => {
-                answered.push((held, Completion::fault(Fault::Io)));
-            }
+            Ok(Some(IoReply::Failed { errno })) => answered.push((held, failed(errno))),
+            Err(_) => answered.push((held, failed(0))),
         }
     }
     answered
+}
+
+/// How an item ends whose request failed.
+fn failed(errno: u32) -> Completion {
+    let fault = Completion::new(Status::Fault, Fault::Io.code(), errno.into());
+    fault.unwrap_or(Completion::fault(Fault::Io))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

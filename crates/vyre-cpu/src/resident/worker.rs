@@ -6,6 +6,7 @@ use std::time::Duration;
 use vyre_driver::protocol::flags;
 use vyre_driver::ring::{ClaimedTicket, Completion, SlotImage};
 use vyre_driver::view::InFlight;
+use vyre_driver::wait::RECHECK;
 
 use super::kernel::{Phase, Shared};
 use super::parking::Held;
@@ -83,7 +84,8 @@ impl Worker {
                 Turn::Requeued if turn == Turn::Idle => turn = Turn::Requeued,
                 _ => {}
             }
-            if phase == Phase::Running && self.tend() {
+            // What asked the host for something has run: it ends by the answer, or would run twice.
+            if phase <= Phase::Quiescing && self.tend() {
                 turn = Turn::Progress;
             }
             match turn {
@@ -97,6 +99,9 @@ impl Worker {
                 Turn::Requeued => {
                     idle = 0;
                     std::thread::yield_now();
+                }
+                Turn::Idle if phase == Phase::Quiescing && self.shared.parking.awaits_host() => {
+                    self.shared.control.nap(RECHECK);
                 }
                 Turn::Idle if phase != Phase::Running => return,
                 Turn::Idle => {
@@ -269,7 +274,7 @@ impl Worker {
     }
 }
 
-fn complete(shared: &Shared, ring: usize, ticket: ClaimedTicket, completion: Completion) {
+pub(super) fn complete(shared: &Shared, ring: usize, ticket: ClaimedTicket, completion: Completion) {
     let position = ticket.position();
     let consumer = shared.rings.get(ring).map(|ring| &ring.consumer);
     if let Some(Err(error)) = consumer.map(|consumer| consumer.complete(ticket, completion)) {

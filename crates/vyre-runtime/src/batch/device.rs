@@ -123,6 +123,7 @@ impl ResidentBatch {
             stats.readback_bytes += bytes.len() as u64;
             stats.moved_bytes += bytes.len() as u64;
         }
+        into.io_queue.asked_in = Some(self.generation);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The IO queue of a batch: what items ask of the host, and its answers.
 
+use vyre_driver::Generation;
 use vyre_driver::io_queue::{IoReply, IoRequest};
 use vyre_driver::protocol::io;
 
@@ -7,7 +8,7 @@ use super::ring::LAP;
 use super::{set_word, word};
 use crate::error::MegakernelError;
 
-/// Requests that can wait at a time. An item that finds no room asks again in the next dispatch.
+/// Requests that can wait at a time. An item that may ask and finds no room runs in the next dispatch.
 pub const IO_ENTRIES: usize = 64;
 /// Words of a request.
 pub(super) const REQUEST_WORDS: usize = 8;
@@ -19,20 +20,32 @@ pub(super) const REPLIES: usize = IO_ENTRIES * REQUEST_WORDS;
 pub(super) const IO_WORDS: usize = REPLIES + IO_ENTRIES * REPLY_WORDS;
 
 /// The bytes of a batch's IO queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct IoQueueBuffer {
     pub(super) bytes: Vec<u8>,
+    /// Where the requests come from, unless they came as bytes.
+    pub(super) asked_in: Option<Generation>,
 }
+
+/// Their bytes are compared.
+impl PartialEq for IoQueueBuffer {
+    fn eq(&self, other: &IoQueueBuffer) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for IoQueueBuffer {}
 
 impl Default for IoQueueBuffer {
     /// No requests.
     fn default() -> IoQueueBuffer {
-        IoQueueBuffer { bytes: vec![0; IO_WORDS * 4] }
+        IoQueueBuffer { bytes: vec![0; IO_WORDS * 4], asked_in: None }
     }
 }
 
 impl IoQueueBuffer {
-    /// Takes bytes.
+    /// Takes bytes. They do not say which incarnation of the device has left them: do not have WRITEs served that
+    /// were asked for before a loss, whose bytes went with it.
     ///
     /// # Errors
     ///
@@ -46,7 +59,7 @@ impl IoQueueBuffer {
                 remedy: "leave it out for an empty one",
             });
         }
-        Ok(IoQueueBuffer { bytes })
+        Ok(IoQueueBuffer { bytes, asked_in: None })
     }
 
     /// The bytes.
@@ -109,6 +122,19 @@ impl IoQueueBuffer {
             set_word(&mut self.bytes, at + field, value);
         }
         Ok(())
+    }
+
+    /// Refuses requests of another incarnation of the device than `current`.
+    pub(crate) fn check_asked_in(&self, current: Generation) -> Result<(), MegakernelError> {
+        match self.asked_in {
+            Some(generation) if generation != current => Err(MegakernelError::Stale {
+                what: "a WRITE of the batch's IO queue",
+                generation,
+                current,
+                remedy: "what it was to write is lost: run the batch again from its first bytes",
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn is_answered(&self, place: usize) -> bool {

@@ -31,7 +31,8 @@ pub(super) const AGAIN: u32 = 0x100;
 pub(super) const MODE_WORDS: u32 = 4;
 /// Words kept for the new arguments of each item to be run again.
 pub(super) const RESUME_WORDS: u32 = ARG_WORDS as u32;
-/// Words of an entry of the work list: whether there is an item, opcode, tenant, flags, arguments.
+/// Words of an entry of the work list: whether there is an item, opcode, tenant and place in the IO queue, flags,
+/// arguments.
 pub(super) const WORK_WORDS: u32 = 4 + ARG_WORDS as u32;
 
 /// What a launch is for: the word in the `mode` buffer.
@@ -55,6 +56,8 @@ impl Mode {
 const NO_PLACE: u32 = u32::MAX;
 /// The same: the item is a fence behind one that waits.
 const BEHIND: u32 = u32::MAX - 1;
+/// What a search for a place finds when all are taken, and one of those who took them may not need it.
+const SOON: u32 = u32::MAX - 1;
 
 /// What a fence finds when it looks back.
 const FREE: u32 = 0;
@@ -80,6 +83,11 @@ pub(super) fn programs(
 ) -> Result<(ValidatedProgram, Option<ValidatedProgram>), MegakernelError> {
     let workgroup_opcodes = handlers.workgroup_opcodes();
     let with_work = !workgroup_opcodes.is_empty();
+    let (mut workgroup, mut asking) = (None, Vec::new());
+    if with_work {
+        let (program, asked_by) = workgroup_program(handlers, workgroup_size_x)?;
+        (workgroup, asking) = (Some(program), asked_by);
+    }
     let mut program = ProgramBuilder::kernel("batch").workgroup_size([workgroup_size_x, 1, 1]);
     let item = declare(&mut program, MemorySpace::Global, handlers.bindings());
     let work = with_work.then_some((MemorySpace::Global, BufferAccess::Write));
@@ -89,26 +97,34 @@ pub(super) fn programs(
     let published = program.add_function(published(&batch));
     let look_back = program.add_function(look_back(&batch, &published));
     let reply = program.add_function(take_reply(&batch, &finish, &functions.count));
-    let ask = program.add_function(ask(&batch));
-    let calls = Calls { published, look_back, reply, ask, finish, execute: functions.execute };
-    let run_slot = program.add_function(run_slot(&batch, &calls, &workgroup_opcodes));
+    let reserve = program.add_function(reserve(&batch));
+    let post = program.add_function(post(&batch));
+    let calls = Calls { published, look_back, reply, reserve, post, finish, execute: functions.execute };
+    asking.extend(functions.asking);
+    let run_slot = program.add_function(run_slot(&batch, &calls, &workgroup_opcodes, &asking));
     program.entry(|f| lane_entry(f, &batch, item.counters, &run_slot));
     let lane =
         program.validate().map_err(|source| MegakernelError::Validation { program: "batch", source })?;
-    if !with_work {
-        return Ok((lane, None));
-    }
+    Ok((lane, workgroup))
+}
 
+/// The kernel of the items that whole workgroups run, and the opcodes among them that may ask the host for IO.
+fn workgroup_program(
+    handlers: &HandlerTable,
+    workgroup_size_x: u32,
+) -> Result<(ValidatedProgram, Vec<u32>), MegakernelError> {
     let mut program = ProgramBuilder::kernel("batch_workgroups").workgroup_size([workgroup_size_x, 1, 1]);
     let item = declare(&mut program, MemorySpace::Global, handlers.bindings());
     let batch = BatchOnly::declare(&mut program, Some((MemorySpace::Uniform, BufferAccess::Read)));
-    let execute = workgroup_functions(&mut program, &item, handlers)?;
-    let finish = program.add_function(self::finish(&batch));
-    program.entry(|f| workgroup_entry(f, &batch, &execute, &finish));
+    let functions = workgroup_functions(&mut program, &item, handlers)?;
+    let finish = program.add_function(finish(&batch));
+    let post = program.add_function(post(&batch));
+    let calls = WorkgroupCalls { execute: functions.execute, finish, post };
+    program.entry(|f| workgroup_entry(f, &batch, &calls));
     let workgroup = program
         .validate()
         .map_err(|source| MegakernelError::Validation { program: "batch workgroup", source })?;
-    Ok((lane, Some(workgroup)))
+    Ok((workgroup, functions.asking))
 }
 
 impl BatchOnly {
@@ -136,9 +152,16 @@ struct Calls {
     published: FunctionHandle,
     look_back: FunctionHandle,
     reply: FunctionHandle,
-    ask: FunctionHandle,
+    reserve: FunctionHandle,
+    post: FunctionHandle,
     finish: FunctionHandle,
     execute: FunctionHandle,
+}
+
+struct WorkgroupCalls {
+    execute: FunctionHandle,
+    finish: FunctionHandle,
+    post: FunctionHandle,
 }
 
 fn load_acquire(f: &mut FunctionBuilder, buffer: Buffer, index: Value) -> Var {
@@ -213,23 +236,33 @@ fn take_reply(
     let tag = f.atomic_load(batch.io, reply + 3);
     f.if_((tag >> 16).ne_(LAP >> 16), |f| f.ret(()));
     let bytes = f.let_("bytes", batch.io.load(reply).cast(U64));
+    let errno = f.let_("errno", batch.io.load(reply + 1).cast(U64));
     let ok = f.let_("ok", (tag & 0xFFFF).eq_(io::OK));
     let status = f.let_("status", ok.select(Status::Done as u32, Status::Fault as u32));
-    f.call(finish, (slot, status, ok.select(0, Fault::Io.code()), ok.select(bytes, 0_u64)));
+    f.call(finish, (slot, status, ok.select(0, Fault::Io.code()), ok.select(bytes, errno)));
     f.call(count, (tenant, status));
-    // The reply first: a place that is free has none.
+    // The reply first, and the request: a place that is free has neither.
     f.atomic_store(batch.io, reply + 3, 0_u32);
-    store_release(&mut f, batch.io, place * REQUEST_WORDS as u32 + 3, 0_u32.into());
+    f.atomic_store(batch.io, place * REQUEST_WORDS as u32 + 7, 0_u32);
+    release(&mut f, batch, place);
     f.finish()
 }
 
-/// `(tenant, w0..w5)`: posts a request; its place, or [`NO_PLACE`].
-fn ask(batch: &BatchOnly) -> vyre_foundation::Function {
-    let mut f = FunctionBuilder::new("ask");
+/// Frees a place.
+fn release(f: &mut FunctionBuilder, batch: &BatchOnly, place: Var) {
+    store_release(f, batch.io, place * REQUEST_WORDS as u32 + 3, 0_u32.into());
+}
+
+/// `(tenant)`: takes a place in the IO queue, which the host does not see before there is a request in it. The place, or
+/// [`NO_PLACE`], or [`SOON`].
+///
+/// An item that may ask takes one before it runs: if there were none afterwards, it would have to run again, and what
+/// it did with it.
+fn reserve(batch: &BatchOnly) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("reserve");
     let tenant = f.param("tenant", U32);
-    let [operation, source, destination, low, high, bytes] =
-        ["operation", "source", "destination", "low", "high", "bytes"].map(|name| f.param(name, U32));
     f.result(U32);
+    let none = f.var_("none", NO_PLACE);
     f.for_("place", 0, IO_ENTRIES as u32, |f, place| {
         let at = f.let_("at", place * REQUEST_WORDS as u32);
         let op = AtomicOp::CompareExchange {
@@ -238,22 +271,57 @@ fn ask(batch: &BatchOnly) -> vyre_foundation::Function {
         };
         let taken = f.atomic(op, batch.io, at + 3, MemoryOrdering::Acquire, MemoryScope::Device);
         let taken = taken.unwrap_or(tenant);
-        f.if_(taken.eq_(0), |f| {
-            for (word, value) in
-                [(0, operation), (1, source), (2, destination), (4, low), (5, high), (6, bytes)]
-            {
-                f.store(batch.io, at + word, value);
-            }
-            f.store(batch.io, at + 7, LAP);
-            f.ret(place);
-        });
+        f.if_(taken.eq_(0), |f| f.ret(place));
+        let asked = f.atomic_load(batch.io, at + 7);
+        f.if_(asked.ne_(LAP), |f| f.assign(none, SOON));
     });
-    f.ret(NO_PLACE);
+    f.ret(none);
     f.finish()
 }
 
+/// `(place, w0..w5)`: puts a request into a place taken before.
+fn post(batch: &BatchOnly) -> vyre_foundation::Function {
+    let mut f = FunctionBuilder::new("post");
+    let place = f.param("at_place", U32);
+    let words = ["operation", "source", "destination", "low", "high", "bytes"].map(|name| f.param(name, U32));
+    let at = f.let_("at", place * REQUEST_WORDS as u32);
+    for (field, word) in [0_u32, 1, 2, 4, 5, 6].into_iter().zip(words) {
+        f.store(batch.io, at + field, word);
+    }
+    f.atomic_store(batch.io, at + 7, LAP);
+    f.finish()
+}
+
+/// Does with the place of an item what its outcome says: puts the request in, or gives it back unless the item runs
+/// again. Then it is kept in the completion.
+fn settle(
+    f: &mut FunctionBuilder,
+    batch: &BatchOnly,
+    post: &FunctionHandle,
+    place: Var,
+    status: Var,
+    words: &[Var],
+) {
+    f.if_(place.lt(IO_ENTRIES as u32), |f| {
+        f.if_else(
+            status.eq_(Status::WaitIo as u32),
+            |f| {
+                let mut values = vec![place];
+                values.extend(words.iter().take(6));
+                f.call(post, values);
+            },
+            |f| f.if_(status.ne_(Status::Requeue as u32), |f| release(f, batch, place)),
+        );
+    });
+}
+
 /// `(slot)`: runs the item in a slot, if there is one that can run; whether another pass is needed.
-fn run_slot(batch: &BatchOnly, calls: &Calls, workgroup_opcodes: &[u32]) -> vyre_foundation::Function {
+fn run_slot(
+    batch: &BatchOnly,
+    calls: &Calls,
+    workgroup_opcodes: &[u32],
+    asking: &[u32],
+) -> vyre_foundation::Function {
     let mut f = FunctionBuilder::new("run_slot");
     let slot = f.param("slot", U32);
     f.result(Bool);
@@ -311,10 +379,31 @@ fn run_slot(batch: &BatchOnly, calls: &Calls, workgroup_opcodes: &[u32]) -> vyre
                     f.call(&calls.reply, (slot, tenant, place));
                     f.ret(false);
                 });
-                f.assign(flags, flags | flags::RESUMED);
+                // Without a place it has not run yet.
             });
         },
     );
+    let place = f.var_("place", NO_PLACE);
+    f.switch(opcode, |arms| {
+        arms.case(asking.iter().copied(), |f| {
+            f.if_else(
+                status.eq_(Status::Requeue as u32),
+                |f| f.assign(place, batch.completions.load(completion)),
+                |f| {
+                    let taken = f.call_one(&calls.reserve, tenant);
+                    f.assign(place, taken);
+                    f.if_(place.eq_(SOON), |f| {
+                        f.atomic_store(batch.completions, completion + 3, 0_u32);
+                        f.ret(true);
+                    });
+                    f.if_(place.eq_(NO_PLACE), |f| {
+                        f.call(&calls.finish, (slot, Status::WaitIo as u32, 0_u32, u64::from(NO_PLACE)));
+                        f.ret(false);
+                    });
+                },
+            );
+        });
+    });
 
     let mut values: Vec<Value> = vec![opcode.into(), tenant.into(), flags.into(), slot.cast(U64)];
     values.extend(args.map(Value::from));
@@ -327,7 +416,7 @@ fn run_slot(batch: &BatchOnly, calls: &Calls, workgroup_opcodes: &[u32]) -> vyre
                         let at = f.let_("work_entry", slot * WORK_WORDS);
                         f.store(work, at, 1_u32);
                         f.store(work, at + 1, opcode);
-                        f.store(work, at + 2, tenant);
+                        f.store(work, at + 2, tenant | (place << 16));
                         f.store(work, at + 3, flags | flags::RESUMED);
                         for (word, &value) in (4_u32..).zip(words) {
                             f.store(work, at + word, value);
@@ -337,17 +426,11 @@ fn run_slot(batch: &BatchOnly, calls: &Calls, workgroup_opcodes: &[u32]) -> vyre
                 });
             }
             requeue(f, batch, slot, words);
-            f.call(&calls.finish, (slot, Status::Requeue as u32, 0_u32, 0_u64));
+            f.call(&calls.finish, (slot, Status::Requeue as u32, 0_u32, place.cast(U64)));
             f.ret(true);
         });
-        f.if_(ended.eq_(Status::WaitIo as u32), |f| {
-            let mut values = vec![tenant];
-            values.extend(words.iter().take(6));
-            let place = f.call_one(&calls.ask, values);
-            f.call(&calls.finish, (slot, *ended, 0_u32, place.cast(U64)));
-            f.ret(false);
-        });
-        end(&mut f, &calls.finish, slot, [*ended, *code, *result]);
+        settle(&mut f, batch, &calls.post, place, *ended, words);
+        end(&mut f, &calls.finish, slot, place, [*ended, *code, *result]);
     }
     f.ret(false);
     f.finish()
@@ -361,9 +444,18 @@ fn requeue(f: &mut FunctionBuilder, batch: &BatchOnly, slot: Var, words: &[Var])
     }
 }
 
-/// Completes an item that ended; an outcome that makes no sense is a fault.
-fn end(f: &mut FunctionBuilder, finish: &FunctionHandle, slot: Var, [status, code, result]: [Var; 3]) {
-    let known = f.let_("known", status.eq_(Status::Done as u32) | status.eq_(Status::Fault as u32));
+/// Completes an item that ended, or has it wait for its place; an outcome that makes no sense is a fault.
+fn end(
+    f: &mut FunctionBuilder,
+    finish: &FunctionHandle,
+    slot: Var,
+    place: Var,
+    [status, code, result]: [Var; 3],
+) {
+    let asks = f.let_("asks", status.eq_(Status::WaitIo as u32) & place.lt(IO_ENTRIES as u32));
+    let ended = status.eq_(Status::Done as u32) | status.eq_(Status::Fault as u32);
+    let known = f.let_("known", ended | asks);
+    let result = asks.select(place.cast(U64), result);
     let status = known.select(status, Status::Fault as u32);
     let code = known.select(code, Fault::Malformed.code());
     f.call(finish, (slot, status, code, result));
@@ -404,32 +496,32 @@ fn lane_entry(f: &mut FunctionBuilder, batch: &BatchOnly, counters: Buffer, run_
     f.if_(again, |f| f.trap(AGAIN));
 }
 
-fn workgroup_entry(
-    f: &mut FunctionBuilder,
-    batch: &BatchOnly,
-    execute: &FunctionHandle,
-    finish: &FunctionHandle,
-) {
+fn workgroup_entry(f: &mut FunctionBuilder, batch: &BatchOnly, calls: &WorkgroupCalls) {
+    let finish = &calls.finish;
     let Some(work) = batch.work else { return };
     let again = f.var_("again", false);
     let slot = f.var_("slot", Builtin::WorkgroupId(Axis::X));
     f.while_(slot.lt(work.len() / WORK_WORDS), |f| {
         let at = f.let_("work_entry", slot * WORK_WORDS);
         f.if_(work.load(at).eq_(1), |f| {
-            let mut values: Vec<Value> = (1_u32..4).map(|word| work.load(at + word)).collect();
-            values.push(slot.cast(U64));
+            let tenant = f.let_("tenant_and_place", work.load(at + 2));
+            let place = f.let_("place", tenant >> 16);
+            let mut values = vec![work.load(at + 1), tenant & 0xFFFF, work.load(at + 3), slot.cast(U64)];
             values.extend((4..WORK_WORDS).map(|word| work.load(at + word)));
-            let outcome = f.call(execute, values);
+            let outcome = f.call(&calls.execute, values);
             if let [ended, code, result, words @ ..] = outcome.as_slice() {
                 f.if_(Value::from(Builtin::LocalId(Axis::X)).eq_(0), |f| {
                     f.if_else(
                         ended.eq_(Status::Requeue as u32),
                         |f| {
                             requeue(f, batch, slot, words);
-                            f.call(finish, (slot, *ended, 0_u32, 0_u64));
+                            f.call(finish, (slot, *ended, 0_u32, place.cast(U64)));
                             f.assign(again, true);
                         },
-                        |f| end(f, finish, slot, [*ended, *code, *result]),
+                        |f| {
+                            settle(f, batch, &calls.post, place, *ended, words);
+                            end(f, finish, slot, place, [*ended, *code, *result]);
+                        },
                     );
                 });
             }

@@ -2,11 +2,12 @@
 //!
 //! [`run_batches`] runs all of it through batch dispatch on a backend, and says what differed;
 //! [`run_sessions`] runs the same [`VECTORS`] live, [`run_changes`] changes handlers under load, [`run_rings`] submits by
-//! priority; [`run_gemm`] is for those that have the matrix product.
+//! priority, [`run_io`] has items write files; [`run_gemm`] is for those that have the matrix product.
 
 mod changes;
 mod fixture;
 mod gemm;
+mod io;
 mod rings;
 mod scenarios;
 mod sessions;
@@ -23,6 +24,7 @@ pub use fixture::{
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,
 };
 pub use gemm::{GEMM, GEMM_BINDINGS, gemm_handler, gemm_item, run_gemm};
+pub use io::run_io;
 pub use rings::run_rings;
 pub use scenarios::SCENARIOS;
 pub use sessions::run_sessions;
@@ -56,6 +58,15 @@ pub enum Nonconformance {
         /// Its error.
         #[source]
         source: MegakernelError,
+    },
+    /// The system refused what a scenario did with a file of its own.
+    #[error("{vector}: a file of its own could not be used")]
+    File {
+        /// The scenario.
+        vector: String,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
     },
 }
 
@@ -122,6 +133,10 @@ impl Check {
         result.map_err(|source| Nonconformance::Failed { vector: self.0.to_owned(), source })
     }
 
+    fn file<T>(&self, result: Result<T, std::io::Error>) -> Result<T, Nonconformance> {
+        result.map_err(|source| Nonconformance::File { vector: self.0.to_owned(), source })
+    }
+
     fn same<T: PartialEq + Debug>(&self, what: &str, got: T, expected: T) -> Result<(), Nonconformance> {
         if got == expected {
             return Ok(());
@@ -157,6 +172,12 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn the_cpu_writes_files() {
+        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        run_io(&backend).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
     }
 
     #[test]

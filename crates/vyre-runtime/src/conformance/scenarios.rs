@@ -278,7 +278,8 @@ fn loads(backend: &Backend) -> Outcome {
     }
     run.dispatch()?;
     run.expect_done(0, 40)?;
-    run.expect_fault(1, Fault::Io)?;
+    let failed = BatchCompletion { status: Status::Fault, code: Fault::Io.code(), result: 5 };
+    run.at.same("slot 1", run.completion(1)?, failed)?;
     run.at.same("requests left", run.batch.io_queue.requests().count(), 0)?;
     let usage = run.at.ok(run.batch.control.usage(HUNDRED))?;
     run.at.same("usage", (usage.used, usage.done, usage.faulted), (1, 1, 0))

@@ -1,6 +1,6 @@
 //! Writing a handler's body.
 
-use vyre_driver::protocol::ARG_WORDS;
+use vyre_driver::protocol::{ARG_WORDS, io};
 use vyre_driver::{Fault, Status};
 use vyre_foundation::builder::{Buffer, FunctionBuilder, Operand, SwitchBuilder, Value, Values, Var};
 use vyre_foundation::{AtomicOp, MemoryOrdering, MemoryScope, Node, RmwOp, ScalarType};
@@ -99,6 +99,43 @@ impl<'f> HandlerBuilder<'f> {
     /// Has the item run again later with other arguments, at most twelve; those not given are 0.
     pub fn requeue(&mut self, args: impl Values) {
         self.outcome_with(Status::Requeue, args);
+    }
+
+    /// Asks the host to read a resource of the item's tenant into the buffer that mirrors it
+    /// ([`IoResource`](crate::IoResource)): so many bytes from a byte of its range on, 0 for all from there on. The
+    /// answer ends the item: with the bytes read, fewer at the end of the file, or in [`Fault::Io`] with the system's
+    /// error number for its result. `offset` is a `u64`, the others are `u32`; for handlers that are not packed.
+    pub fn io_read(&mut self, resource: impl Into<Value>, offset: impl Into<Value>, bytes: impl Into<Value>) {
+        self.ask(io::READ, [resource.into(), 0_u32.into()], offset.into(), bytes.into());
+    }
+
+    /// Asks the host to write from the buffer that mirrors a resource to its file, as [`io_read`](Self::io_read) the
+    /// other way. Everything that the item has stored is in it. What other items store there is too, if they ended
+    /// before this one began. Answered when the system has taken the bytes; [`io_fence`](Self::io_fence) waits for
+    /// the disk.
+    ///
+    /// An item that asked is not run again by itself when its device is lost, as it may have written; its handler may
+    /// be [`replayable`](crate::OpcodeHandler::replayable) if writing twice is as good as once.
+    pub fn io_write(
+        &mut self,
+        resource: impl Into<Value>,
+        offset: impl Into<Value>,
+        bytes: impl Into<Value>,
+    ) {
+        self.ask(io::WRITE, [0_u32.into(), resource.into()], offset.into(), bytes.into());
+    }
+
+    /// Asks the host to have on disk what requests before this one have written to a resource of the item's tenant,
+    /// or to all of them for [`io::ALL`]: `fdatasync` of each that was written to. The answer ends the item, with 0
+    /// or in [`Fault::Io`]. Items are unordered: submit it when the items that write are answered.
+    pub fn io_fence(&mut self, resource: impl Into<Value>) {
+        self.ask(io::FENCE, [0_u32.into(), resource.into()], 0_u64.into(), 0_u32.into());
+    }
+
+    fn ask(&mut self, operation: u32, [source, destination]: [Value; 2], offset: Value, bytes: Value) {
+        let (low, high) = (offset.clone().cast(ScalarType::U32), offset.cast(ScalarType::U64) >> 32);
+        let words = [operation.into(), source, destination, low, high.cast(ScalarType::U32), bytes];
+        self.outcome_with(Status::WaitIo, words);
     }
 
     /// Ends this run with a status and up to twelve words of outcome.

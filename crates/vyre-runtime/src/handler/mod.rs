@@ -3,8 +3,9 @@
 //! A handler sees the item's words, named buffers, and nothing else. Its body is a closure that writes
 //! statements; it runs whenever a megakernel is assembled, once for each program the handler goes into, and
 //! must write the same statements each time. It ends with [`complete`](HandlerBuilder::complete),
-//! [`fault`](HandlerBuilder::fault) or [`requeue`](HandlerBuilder::requeue); falling off the end completes
-//! with 0. A `trap(n)` anywhere in it is the same as `fault(n)`. A grid barrier is refused.
+//! [`fault`](HandlerBuilder::fault) or [`requeue`](HandlerBuilder::requeue), or by asking the host for IO
+//! ([`io_read`](HandlerBuilder::io_read), [`io_write`](HandlerBuilder::io_write),
+//! [`io_fence`](HandlerBuilder::io_fence)); falling off the end completes with 0. A `trap(n)` anywhere in it is the same as `fault(n)`. A grid barrier is refused.
 //!
 //! Workgroup handlers are run by all invocations of a workgroup, with the same arguments; the outcome is
 //! what invocation 0 answered. Their workgroup buffers hold whatever an earlier item left in them. They may

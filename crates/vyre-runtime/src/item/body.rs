@@ -91,10 +91,11 @@ impl ItemScope {
     }
 }
 
-/// A handler's function, and whether its items always end in one run.
+/// A handler's function, whether its items always end in one run, and whether they may ask the host for IO.
 pub(super) struct HandlerFunction {
     pub(super) function: Function,
     pub(super) ends_at_once: bool,
+    pub(super) asks: bool,
 }
 
 /// Builds the function of a registered handler. `own` is its workgroup memory, `externals` are the functions
@@ -135,7 +136,7 @@ pub(super) fn item_function(
         return Err(problem);
     }
     let mut function = function.finish();
-    let ends_at_once = normalize(&mut function.body)?;
+    let Ends { at_once: ends_at_once, asking: asks } = normalize(&mut function.body)?;
     let arity = if ends_at_once { SHORT_RESULTS } else { ITEM_RESULTS.len() };
     function.results.truncate(arity);
     each_node(&mut function.body, &mut |node| {
@@ -145,14 +146,21 @@ pub(super) fn item_function(
             values.resize(arity, Expr::Literal(Literal::U32(0)));
         }
     });
-    Ok(HandlerFunction { function, ends_at_once })
+    Ok(HandlerFunction { function, ends_at_once, asks })
 }
 
-/// Makes every way out of a body a return: traps become faults, and the end completes with 0. Tells whether
-/// every return is known to end the item.
-fn normalize(body: &mut Vec<Node>) -> Result<bool, String> {
+/// How the returns of a body end its runs.
+struct Ends {
+    /// Every one is known to end the item.
+    at_once: bool,
+    /// One asks the host for IO, or may.
+    asking: bool,
+}
+
+/// Makes every way out of a body a return: traps become faults, and the end completes with 0.
+fn normalize(body: &mut Vec<Node>) -> Result<Ends, String> {
     let mut grid_barrier = false;
-    let mut ends_at_once = true;
+    let mut ends = Ends { at_once: true, asking: false };
     each_node(body, &mut |node| match node {
         Node::GridBarrier => grid_barrier = true,
         Node::Trap(code) => {
@@ -165,7 +173,8 @@ fn normalize(body: &mut Vec<Node>) -> Result<bool, String> {
         }
         Node::Return(values) => {
             let status = literal_status(values.first());
-            ends_at_once &= matches!(status, Some(Status::Done | Status::Fault));
+            ends.at_once &= matches!(status, Some(Status::Done | Status::Fault));
+            ends.asking |= !matches!(status, Some(Status::Done | Status::Fault | Status::Requeue));
         }
         _ => {}
     });
@@ -179,7 +188,7 @@ fn normalize(body: &mut Vec<Node>) -> Result<bool, String> {
             Expr::Literal(Literal::U64(0)),
         ]));
     }
-    Ok(ends_at_once)
+    Ok(ends)
 }
 
 fn trap_code(code: Expr) -> Expr {

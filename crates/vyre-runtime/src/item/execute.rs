@@ -69,6 +69,16 @@ pub(crate) struct ItemFunctions {
     pub(crate) count: FunctionHandle,
     /// Opcodes that may stand in a packed slot, sorted.
     pub(crate) packable: Vec<u32>,
+    /// Opcodes whose items may ask the host for IO, those of workgroup granularity apart.
+    pub(crate) asking: Vec<u32>,
+}
+
+/// What callers of the function for items of workgroup granularity need.
+pub(crate) struct WorkgroupFunctions {
+    /// From [`ITEM_PARAMS`] to [`ITEM_RESULTS`], the same in every invocation that matters.
+    pub(crate) execute: FunctionHandle,
+    /// Opcodes whose items may ask the host for IO.
+    pub(crate) asking: Vec<u32>,
 }
 
 /// A handler as the lane program knows it.
@@ -88,6 +98,7 @@ pub(crate) fn item_functions(
     counting: Counting,
 ) -> Result<ItemFunctions, MegakernelError> {
     let mut targets = Vec::with_capacity(handlers.len() + BuiltinOpcode::ALL.len());
+    let mut asking = Vec::new();
     for builtin in BuiltinOpcode::ALL {
         let name = format!("builtin_{}", builtin.name().to_lowercase());
         let built = item_function(name, Names::default(), |h| builtins::write(builtin, h, buffers));
@@ -96,6 +107,7 @@ pub(crate) fn item_functions(
             problem,
             remedy: "report it as a defect of the megakernel",
         })?;
+        asking.extend(built.asks.then_some(builtin.wire()));
         targets.push(Target {
             place: builtin.index(),
             opcode: builtin.wire(),
@@ -110,6 +122,7 @@ pub(crate) fn item_functions(
             Granularity::Lane => {
                 let built = handler_function(handler, buffers, Vec::new(), &[])?;
                 let flags = if built.ends_at_once { PACKABLE } else { 0 };
+                asking.extend(built.asks.then_some(opcode));
                 let function = Some(program.add_function(built.function));
                 Target { place, opcode, flags, function }
             }
@@ -126,16 +139,16 @@ pub(crate) fn item_functions(
     let packable = targets.iter().filter(|target| target.flags & PACKABLE != 0 && target.opcode < 256);
     let mut packable: Vec<u32> = packable.map(|target| target.opcode).collect();
     packable.sort_unstable();
-    Ok(ItemFunctions { execute, count: parts.count, packable })
+    Ok(ItemFunctions { execute, count: parts.count, packable, asking })
 }
 
-/// Adds the function that runs an admitted item of workgroup granularity: from [`ITEM_PARAMS`] to
-/// [`ITEM_RESULTS`], the same in every invocation that matters.
+/// Adds the function that runs an admitted item of workgroup granularity.
 pub(crate) fn workgroup_functions(
     program: &mut ProgramBuilder,
     buffers: &ItemBuffers,
     handlers: &HandlerTable,
-) -> Result<FunctionHandle, MegakernelError> {
+) -> Result<WorkgroupFunctions, MegakernelError> {
+    let mut asking = Vec::new();
     let external = |external: &External| (external.name.clone(), program.external(external.clone()));
     let externals: Vec<_> = handlers.externals().iter().map(external).collect();
     let mut targets = Vec::new();
@@ -143,6 +156,7 @@ pub(crate) fn workgroup_functions(
         if handler.granularity_of() == Granularity::Workgroup {
             let own = declare_workgroup(program, index, handler);
             let built = handler_function(handler, buffers, own, &externals)?;
+            asking.extend(built.asks.then_some(handler.opcode().wire()));
             let function = program.add_function(built.function);
             targets.push((BUILTIN_COUNTERS + index, handler.opcode().wire(), function));
         }
@@ -174,7 +188,7 @@ pub(crate) fn workgroup_functions(
         }
     });
     f.ret(fault(Fault::UnknownOpcode.code(), Charge::Settled));
-    Ok(program.add_function(f.finish()))
+    Ok(WorkgroupFunctions { execute: program.add_function(f.finish()), asking })
 }
 
 struct Parts {

@@ -55,8 +55,8 @@ impl ItemPrograms {
             let mut program =
                 ProgramBuilder::item("workgroup_items", Granularity::Workgroup).workgroup_size(size);
             let buffers = declare(&mut program, MemorySpace::HostVisible, handlers.bindings());
-            let execute = workgroup_functions(&mut program, &buffers, &handlers)?;
-            set_entry(&mut program, &execute);
+            let functions = workgroup_functions(&mut program, &buffers, &handlers)?;
+            set_entry(&mut program, &functions.execute);
             let validated = program.validate();
             workgroup = Some(
                 validated

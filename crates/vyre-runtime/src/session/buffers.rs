@@ -254,6 +254,11 @@ impl DeviceBuffers {
         Ok(())
     }
 
+    /// How long a buffer is, or the part of it that is bound, in bytes.
+    pub(super) fn byte_len(&mut self, name: &str) -> Result<u64, MegakernelError> {
+        Ok(self.device(name)?.0.byte_len)
+    }
+
     /// Copies bytes out of a buffer.
     pub(super) fn download(
         &mut self,

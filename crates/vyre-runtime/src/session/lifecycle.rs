@@ -9,7 +9,6 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use vyre_driver::io_queue::HostIo;
 use vyre_driver::layout::{ABORT_FLAG, HOST_LEASE};
 use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
@@ -122,17 +121,14 @@ impl Shared {
         let completions = completions.map_err(ring_error("watch the session's completions"))?;
         self.completions.store(Arc::new(completions));
         *view = HostView::new(&control.regions).map_err(ring_error("view the session's regions"))?;
-        Ok(())
+        // Before buffers are made anew: a WRITE of the old kernel would find zeros in them.
+        self.open_io_queue(&control.regions)
     }
 
     /// Starts a kernel over regions that no kernel has touched, for one ticket alone if that is named.
     pub(super) fn launch(&self, control: &mut Control, alone: Option<u64>) -> Result<(), MegakernelError> {
         let regions = control.regions.clone();
-        {
-            // Under its lock, so that no late reply to the old kernel lands among the new one's.
-            let mut io = lock(&self.io_queue);
-            *io = Arc::new(HostIo::new(&regions).map_err(ring_error("open the IO queue"))?);
-        }
+        self.open_io_queue(&regions)?;
         let abort = regions.h2d.atomic_u32(ABORT_FLAG).map_err(ring_error("lower the abort flag"))?;
         abort.store(0, Ordering::Relaxed);
         self.rings.write_start_records(&regions, alone).map_err(ring_error("write the start record"))?;

@@ -461,7 +461,7 @@ impl PersistentSession {
         Ok(plan::to_words(&bytes))
     }
 
-    /// Registers what LOAD_MISS items of a tenant get for a resource id, or replaces it.
+    /// Registers what items of a tenant read or write by a resource id, or replaces it.
     ///
     /// # Errors
     ///

@@ -8,11 +8,12 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use vyre_driver::io_queue::IoReply;
+use vyre_driver::io_queue::{HostIo, IoReply};
+use vyre_driver::region::SessionRegions;
 use vyre_driver::view::HostView;
 use vyre_driver::wait::RECHECK;
 use vyre_driver::{KernelState, Loss};
@@ -23,9 +24,10 @@ use super::observe::Publisher;
 use super::options::DetachedFaultHandler;
 use super::plan::to_words;
 use super::report::RecoveryReport;
-use super::shared::{Gate, Shared, lock};
+use super::shared::{Gate, Shared, lock, lock_within, ring_error};
 use super::trace::Sampling;
 use crate::error::MegakernelError;
+use crate::io_service::{BoundBytes, Refusal};
 use crate::item::SYSTEM_BUFFERS;
 use crate::state::header;
 
@@ -44,6 +46,8 @@ pub(super) struct Service {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Whether the IO thread serves requests; until it does, the other one does.
     io_thread: AtomicBool,
+    /// Held while requests are carried out.
+    serving_io: Mutex<()>,
     /// Ticks so far, and the tickets issued at the last one.
     ticks: AtomicU64,
     seen_head: AtomicU64,
@@ -158,6 +162,48 @@ impl Service {
     }
 }
 
+/// The session's buffers as far as they are those of the kernel that asked. Each step holds its queue: before another
+/// kernel's buffers are made, the step is over, and no later one begins.
+struct Asked<'s> {
+    shared: &'s Shared,
+    queue: &'s Arc<HostIo>,
+}
+
+impl Asked<'_> {
+    fn hold(&self) -> Result<MutexGuard<'_, Arc<HostIo>>, Refusal> {
+        let current = lock(&self.shared.io_queue);
+        if Arc::ptr_eq(&current, self.queue) {
+            return Ok(current);
+        }
+        Err(Refusal::Gone(MegakernelError::SessionClosed { state: "has another kernel by now" }))
+    }
+}
+
+impl BoundBytes for Asked<'_> {
+    fn byte_len(&mut self, binding: &str) -> Result<u64, Refusal> {
+        let _asking = self.hold()?;
+        lock(&self.shared.buffers).byte_len(binding).map_err(Refusal::of)
+    }
+
+    fn store(&mut self, binding: &str, at: u64, bytes: &[u8]) -> Result<(), Refusal> {
+        let _asking = self.hold()?;
+        lock(&self.shared.buffers).upload(binding, at, bytes).map_err(Refusal::of)
+    }
+
+    fn load(
+        &mut self,
+        binding: &str,
+        at: u64,
+        into: &mut [u8],
+        out: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Refusal> {
+        let _asking = self.hold()?;
+        lock(&self.shared.buffers).download(binding, at, into).map_err(Refusal::of)?;
+        out(into);
+        Ok(())
+    }
+}
+
 impl Shared {
     /// One look at everything.
     fn tick(&self) {
@@ -262,8 +308,14 @@ impl Shared {
         }
     }
 
-    /// Serves every IO request there is; says whether there was any.
+    /// Serves every IO request there is, in order; says whether there was any.
     fn serve_io(&self) -> bool {
+        // One thread at a time: a FENCE is behind what was asked before it.
+        let _only = match self.service.serving_io.try_lock() {
+            Ok(only) => only,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
         let queue = Arc::clone(&lock(&self.io_queue));
         let requests: Vec<_> = std::iter::from_fn(|| queue.next_request()).collect();
         if requests.is_empty() {
@@ -271,10 +323,7 @@ impl Shared {
         }
         self.io_waiting.store(requests.len() as u64, Ordering::Relaxed);
         for (number, request) in requests {
-            let reply = self
-                .io
-                .serve(&request, &mut |binding, at, bytes| lock(&self.buffers).upload(binding, at, bytes));
-            match reply {
+            match self.io.serve(&request, &mut Asked { shared: self, queue: &queue }) {
                 Ok(reply) => self.reply(&queue, number, reply),
                 Err(error) => tracing::debug!(%error, "nobody is left to be answered"),
             }
@@ -283,7 +332,7 @@ impl Shared {
         true
     }
 
-    fn reply(&self, queue: &Arc<vyre_driver::io_queue::HostIo>, number: u64, reply: IoReply) {
+    fn reply(&self, queue: &Arc<HostIo>, number: u64, reply: IoReply) {
         // Held while replying: the kernel that asked may be gone, and the next one numbers its requests from
         // zero again.
         let current = lock(&self.io_queue);
@@ -297,6 +346,15 @@ impl Shared {
         if let Some(running) = self.kernel.load().as_ref() {
             running.0.ring_doorbell();
         }
+    }
+
+    /// Opens the IO queue of the next kernel. The old one is gone: what it asked for and nobody has carried out is
+    /// not carried out any more, and its requests get no reply.
+    pub(super) fn open_io_queue(&self, regions: &SessionRegions) -> Result<(), MegakernelError> {
+        let waited_for = "the IO request that is being carried out";
+        let mut current = lock_within(&self.io_queue, self.options.stop_deadline, waited_for)?;
+        *current = Arc::new(HostIo::new(regions).map_err(ring_error("open the IO queue"))?);
+        Ok(())
     }
 
     /// Tells the user about detached items that faulted, while no lock is held.
@@ -314,5 +372,49 @@ impl Shared {
                 None => tracing::warn!(position, code = completion.code(), "a detached item faulted"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vyre_cpu::CpuBackend;
+    use vyre_foundation::DataType;
+
+    use super::*;
+    use crate::fault_injection::{FaultInjectingBackend, FaultPoint, InjectedFault};
+    use crate::{HandlerBinding, Megakernel, OpcodeHandler, SessionOptions};
+
+    #[test]
+    fn what_a_lost_kernel_asked_for_never_finds_the_buffers_of_the_next() {
+        let backend = Arc::new(FaultInjectingBackend::new(Arc::new(CpuBackend::new())));
+        let handler = OpcodeHandler::new(8, "write", |h| h.io_write(1, 0, 4))
+            .binding(HandlerBinding::read_write("word", DataType::U32));
+        let megakernel = Megakernel::builder(Arc::clone(&backend) as _).handler(handler).build();
+        let options = SessionOptions::new().bind_zeroed("word", 1);
+        let session = megakernel.expect("a megakernel").start_with(options).expect("a session");
+        let shared = &session.handle.shared;
+        let queue = Arc::clone(&lock(&shared.io_queue));
+        let asked = || {
+            let mut out = None;
+            let mut word = [0; 4];
+            let loaded = Asked { shared, queue: &queue }.load("word", 0, &mut word, &mut |_| out = Some(()));
+            (loaded.is_ok(), out)
+        };
+        assert_eq!(asked(), (true, Some(())));
+        // The old kernel is gone, and the next one's buffers are not made yet.
+        backend.arm(FaultPoint::CreateBuffer, 0, InjectedFault::Stall);
+        backend.lose("a test");
+        let started = Instant::now();
+        while !backend.is_stalled() {
+            assert!(started.elapsed() < Duration::from_secs(20), "no recovery");
+            thread::yield_now();
+        }
+        assert!(!Arc::ptr_eq(&lock(&shared.io_queue), &queue));
+        backend.resume();
+        while shared.recoveries.load(Ordering::Acquire) == 0 {
+            assert!(started.elapsed() < Duration::from_secs(20), "no recovery");
+            thread::yield_now();
+        }
+        assert_eq!(asked(), (false, None));
     }
 }
