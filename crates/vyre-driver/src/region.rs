@@ -97,6 +97,20 @@ impl SharedRegion {
         self.fd.as_fd()
     }
 
+    /// Whether both are mappings of the same memory, whatever descriptors they were made from.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Os`] if a descriptor cannot be looked at.
+    pub fn is_same_memory(&self, other: &SharedRegion) -> Result<bool, RingError> {
+        // A number is not given to another file while this one lives, and a mapping keeps it alive.
+        let file = |region: &SharedRegion| {
+            let stat = rustix::fs::fstat(&region.fd).map_err(|errno| RingError::os("fstat", errno))?;
+            Ok((stat.st_dev, stat.st_ino))
+        };
+        Ok(file(self)? == file(other)?)
+    }
+
     /// The mapping's address and length, for a backend that registers it with a device or binds part of it
     /// to a program.
     ///

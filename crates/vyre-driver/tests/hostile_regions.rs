@@ -101,6 +101,16 @@ fn a_configuration_that_cannot_be_laid_out_is_refused_by_field() {
 }
 
 #[test]
+fn mappings_of_one_region_are_known_by_its_memory() -> Outcome {
+    let (one, another) = (SharedRegion::create(4096)?, SharedRegion::create(4096)?);
+    let again = SharedRegion::from_fd(one.fd().try_clone_to_owned()?, true)?;
+    assert!(one.is_same_memory(&again)? && again.is_same_memory(&one)?);
+    drop(one);
+    assert!(again.is_same_memory(&again)? && !again.is_same_memory(&another)?);
+    Ok(())
+}
+
+#[test]
 fn regions_that_are_no_regions_are_refused() -> Outcome {
     let path = std::env::temp_dir().join(format!("vyre-not-a-memfd-{}", std::process::id()));
     std::fs::write(&path, [0; 4096])?;

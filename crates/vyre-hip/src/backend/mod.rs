@@ -36,7 +36,7 @@ use kernel::Kernel;
 use lane::Lanes;
 use memory::Memory;
 pub use offline::OfflineBackend;
-use resident::{Pipeline, Prepared};
+use resident::{Pipeline, Prepared, Registered};
 use watchdog::Watchdog;
 
 /// The only incarnation of a device in one process.
@@ -57,6 +57,7 @@ struct Inner {
     buffers: BufferTable<Memory>,
     lanes: Lanes,
     watchdog: Watchdog,
+    registered: Registered,
 }
 
 impl HipBackend {
@@ -100,6 +101,7 @@ impl HipBackend {
         let inner = Inner {
             lanes: Lanes::new(&context),
             watchdog: Watchdog::new(),
+            registered: Registered::default(),
             context,
             arch,
             compiler: Compiler::new(options),

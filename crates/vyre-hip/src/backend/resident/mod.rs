@@ -12,7 +12,7 @@
 mod kernel;
 mod memory;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use vyre_driver::region::SharedRegion;
 use vyre_driver::view::DeviceView;
@@ -21,7 +21,9 @@ use vyre_driver::{BackendError, Generation, ResidentKernel, ResidentPipeline, Re
 use super::kernel::{load, refused};
 use super::{GENERATION, Inner, compile_failed};
 use crate::compile::{CodeObject, EmittedSource};
-use crate::device::{Function, LaunchConfig, Module, PinnedMemory, RegisteredMemory, Stream, StreamPriority};
+use crate::device::{
+    Context, Function, LaunchConfig, Module, PinnedMemory, RegisteredMemory, Stream, StreamPriority,
+};
 use crate::emit::{self, EmittedResident, QuarterAccess};
 use kernel::{Kernel, PINNED_BYTES, Parts};
 use memory::{Memory, Shape, mapped};
@@ -45,8 +47,8 @@ pub(super) struct Pipeline {
     kernel: Function,
     prepare: Function,
     shape: Grid,
-    /// The last h2d region that was registered, with the session's own mapping of it.
-    h2d: Mutex<Option<(Arc<SharedRegion>, Arc<RegisteredMemory>)>>,
+    /// The last h2d region that one of its kernels was started with. See [`Registered`].
+    h2d: Mutex<Option<Arc<RegisteredMemory>>>,
 }
 
 /// Workgroups by what they do.
@@ -106,17 +108,38 @@ impl Pipeline {
         })
     }
 
-    /// The h2d region as the device sees it. Registering pins every page, so it is done once for a session.
-    fn registered(&self, region: &Arc<SharedRegion>) -> Result<Arc<RegisteredMemory>, BackendError> {
-        let mut last = self.h2d.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, registered)) = &*last
-            && Arc::ptr_eq(known, region)
-        {
-            return Ok(Arc::clone(registered));
-        }
-        let registered = RegisteredMemory::new(&self.inner.context, &mapped(region)?)?;
-        *last = Some((Arc::clone(region), Arc::clone(&registered)));
+    /// The h2d region as the device sees it, kept for the next start.
+    fn registered(&self, region: &SharedRegion) -> Result<Arc<RegisteredMemory>, BackendError> {
+        let registered = self.inner.registered.get(&self.inner.context, region)?;
+        *self.h2d.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&registered));
         Ok(registered)
+    }
+}
+
+/// The h2d regions that pipelines hold registered. Registering pins every page, so it is done once for a session: the
+/// pipeline that a change of handlers replaces lives until the kernel of the next one runs, and hands it on.
+#[derive(Default)]
+pub(super) struct Registered {
+    held: Mutex<Vec<Weak<RegisteredMemory>>>,
+}
+
+impl Registered {
+    fn get(
+        &self,
+        context: &Arc<Context>,
+        region: &SharedRegion,
+    ) -> Result<Arc<RegisteredMemory>, BackendError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|memory| memory.strong_count() > 0);
+        // A worker gets a region by another descriptor with each start.
+        for memory in held.iter().filter_map(Weak::upgrade) {
+            if memory.region().is_same_memory(region).map_err(memory::refused)? {
+                return Ok(memory);
+            }
+        }
+        let memory = RegisteredMemory::new(context, &mapped(region)?)?;
+        held.push(Arc::downgrade(&memory));
+        Ok(memory)
     }
 }
 
