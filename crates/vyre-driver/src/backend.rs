@@ -72,7 +72,8 @@ pub trait VyreBackend: Send + Sync {
         into: &mut [u8],
     ) -> Result<(), BackendError>;
 
-    /// Makes the backend usable after a device loss and returns the new generation. Without a loss it
+    /// Makes the backend usable after a device loss and returns the new generation. When it does, nothing that the
+    /// lost device was running touches its buffers, or the regions of its kernels, any more. Without a loss it
     /// changes nothing and returns the current one.
     fn recover(&self) -> Result<Generation, BackendError>;
 

@@ -193,6 +193,24 @@ fn uploads_quotas_and_counts_outlive_the_device() {
 }
 
 #[test]
+fn an_upload_that_a_recovery_overtakes_waits_for_the_new_buffers() {
+    let (backend, session) = start(1, SessionOptions::new());
+    backend.arm(FaultPoint::CompileResident, 0, InjectedFault::Stall);
+    backend.lose("a test");
+    until(&session, "no stall", |_| backend.is_stalled());
+    let writes = backend.passes(FaultPoint::WriteBuffer);
+    std::thread::scope(|scope| {
+        let upload = scope.spawn(|| session.upload("table", 0, &[9, 9]));
+        until(&session, "no upload", |_| backend.passes(FaultPoint::WriteBuffer) > writes);
+        backend.resume();
+        upload.join().expect("no panic").expect("uploaded");
+    });
+    let mut table = [0; 4];
+    session.download("table", 0, &mut table).expect("inside");
+    assert_eq!(table, [9, 9, 2, 2]);
+}
+
+#[test]
 fn without_a_policy_the_loss_is_the_answer_until_somebody_recovers() {
     let (backend, session) = start(1, SessionOptions::new().recovery(MegakernelRecoveryPolicy::Off));
     let held = submit(&session, GATED, &[0, 7]);

@@ -15,6 +15,7 @@ use vyre_driver::view::HostView;
 use vyre_driver::wait::Waiter;
 use vyre_driver::{BackendError, Fault, KernelState, Loss, LossCause, ResidentKernel, StartRequest};
 
+use super::pages::Pages;
 use super::replay::Interruption;
 use super::report::RecoveryReport;
 use super::shared::{Gate, Running, Shared, lock, lock_within, ring_error};
@@ -24,8 +25,8 @@ use crate::error::{LOST, MegakernelError};
 pub(super) struct Control {
     /// The regions, the d2h one of the current incarnation.
     pub(super) regions: SessionRegions,
-    /// Regions of an incarnation that left by itself, whose pages can be used again.
-    pub(super) spare: Option<SessionRegions>,
+    /// The d2h regions of others.
+    pub(super) pages: Pages,
     /// The kernel, unless it was quiesced or lost.
     pub(super) kernel: Option<Arc<dyn ResidentKernel>>,
     /// Whether the last kernel may have left items that it had begun.
@@ -46,7 +47,7 @@ impl Control {
     pub(super) fn new(regions: SessionRegions) -> Control {
         Control {
             regions,
-            spare: None,
+            pages: Pages::default(),
             kernel: None,
             cut_short: false,
             alone: false,
@@ -55,23 +56,6 @@ impl Control {
             met: None,
             by_hand: Vec::new(),
         }
-    }
-
-    /// Turns to a d2h region without a trace of the old incarnation: new pages, or those of an incarnation
-    /// before it, if both left by themselves and nothing can be writing to them.
-    fn turn_to_fresh_d2h(&mut self, left_by_itself: bool) -> Result<(), MegakernelError> {
-        let recycled = self.spare.take().filter(|_| left_by_itself);
-        let next = match recycled {
-            Some(regions) => {
-                let zeros = vec![0; usize::try_from(regions.d2h.len()).unwrap_or(0)];
-                regions.d2h.copy_in(0, &zeros).map_err(ring_error("clear the d2h region"))?;
-                regions
-            }
-            None => self.regions.fresh_d2h().map_err(ring_error("make a d2h region"))?,
-        };
-        let old = std::mem::replace(&mut self.regions, next);
-        self.spare = left_by_itself.then_some(old);
-        Ok(())
     }
 }
 
@@ -116,7 +100,8 @@ impl Shared {
         // Under its lock, so that nobody takes old mirrors over after new ones.
         let mut view = lock(&self.view);
         self.absorb_mirrors(&view, &mut lock(&self.buffers));
-        control.turn_to_fresh_d2h(left_by_itself)?;
+        let Control { pages, regions, .. } = control;
+        pages.turn(regions, left_by_itself)?;
         let completions = Waiter::completion(&control.regions);
         let completions = completions.map_err(ring_error("watch the session's completions"))?;
         self.completions.store(Arc::new(completions));

@@ -18,7 +18,7 @@
 //! `shared` is the path of an item, `opcodes` what it asks, `rings` where it goes; `lifecycle` starts and stops kernels, `change` changes
 //! handlers in between; `recover` deals with losses, `probation` with those suspected of one, `replay` decides
 //! what runs twice, `report` tells of it; `service` is the session's own threads; `buffers` and `plan` say what is
-//! made at the start; `window`, `ticket`, `measure`, `observe`, `trace` and `options` are what their names say.
+//! made at the start, `pages` what is used again; `window`, `ticket`, `measure`, `observe`, `trace` and `options` are what their names say.
 //! `future` and `event` are other ways to wait, `wakers` is what wakes them.
 //!
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
@@ -33,6 +33,7 @@ mod measure;
 mod observe;
 mod opcodes;
 mod options;
+mod pages;
 mod plan;
 mod probation;
 mod recover;
@@ -436,7 +437,7 @@ impl PersistentSession {
     ///
     /// [`MegakernelError::InvalidBinding`], [`MegakernelError::Backend`].
     pub fn upload(&self, name: &str, byte_offset: u64, bytes: &[u8]) -> Result<(), MegakernelError> {
-        self.shared().buffers()?.upload(name, byte_offset, bytes)
+        self.shared().with_buffers(|buffers| buffers.upload(name, byte_offset, bytes))
     }
 
     /// Copies bytes out of a buffer, by the name of its binding or of a system buffer.
@@ -445,7 +446,7 @@ impl PersistentSession {
     ///
     /// As [`upload`](Self::upload).
     pub fn download(&self, name: &str, byte_offset: u64, into: &mut [u8]) -> Result<(), MegakernelError> {
-        self.shared().buffers()?.download(name, byte_offset, into)
+        self.shared().with_buffers(|buffers| buffers.download(name, byte_offset, into))
     }
 
     /// The words that a tenant shows to the host.

@@ -174,7 +174,11 @@ impl Shared {
         // What is submitted from here on, no kernel has seen.
         let heads = *recovery.heads.get_or_insert_with(|| self.rings.heads());
         self.check_ending()?;
+        let before = self.pipeline.current().generation;
         self.rebuild(asked, &mut recovery.report)?;
+        if self.pipeline.current().generation > before {
+            control.pages.device_is_gone();
+        }
         let restored = match &self.options.restore {
             None => false,
             Some(hook) => hook(&Restore { shared: self }).map(|()| true)?,

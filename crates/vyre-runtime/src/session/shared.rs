@@ -12,7 +12,7 @@ use vyre_driver::region::SharedRegion;
 use vyre_driver::ring::{Completion, RawTicket, RingError, SlotImage};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::{WaitStrategy, Waiter};
-use vyre_driver::{Fault, Generation, ResidentKernel, ResidentPipeline};
+use vyre_driver::{BackendError, Fault, Generation, ResidentKernel, ResidentPipeline};
 
 use super::buffers::DeviceBuffers;
 use super::change::HandlerChange;
@@ -212,6 +212,31 @@ impl Shared {
     pub(super) fn buffers(&self) -> Result<MutexGuard<'_, DeviceBuffers>, MegakernelError> {
         let limit = self.options.recovery_deadline;
         lock_within(&self.buffers, limit, "a recovery, or another upload, to let go of the session's buffers")
+    }
+
+    /// Does something with the device buffers. Handles that a recovery has overtaken are those of buffers that it is
+    /// about to make again: it does so first.
+    pub(super) fn with_buffers<T>(
+        &self,
+        mut act: impl FnMut(&mut DeviceBuffers) -> Result<T, MegakernelError>,
+    ) -> Result<T, MegakernelError> {
+        let started = Instant::now();
+        loop {
+            let done = act(&mut *self.buffers()?);
+            let overtaken = matches!(
+                &done,
+                Err(MegakernelError::Backend {
+                    source: BackendError::StaleHandle { generation, current, .. },
+                    ..
+                }) if generation < current
+            );
+            let recovers =
+                !matches!(self.gate(), Gate::Lost | Gate::GivenUp | Gate::ShutDown | Gate::Stopped);
+            if !overtaken || !recovers || started.elapsed() >= self.options.recovery_deadline {
+                return done;
+            }
+            std::thread::sleep(vyre_driver::wait::RECHECK);
+        }
     }
 
     /// Checks items and publishes all of them or none; with tickets if `tracked`. Returns the first key.
