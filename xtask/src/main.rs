@@ -4,6 +4,7 @@ mod bench;
 mod build_kernels;
 mod ci;
 mod dependencies;
+mod soak;
 mod test_gpu;
 
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ enum Task {
     TestGpu(test_gpu::Options),
     /// Measures the ring against what else one could do.
     Bench(bench::Options),
+    /// Keeps a session in a worker busy with everything at once, loses the worker again and again, and checks every
+    /// answer.
+    Soak(soak::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -42,5 +46,6 @@ fn main() -> Result<ExitCode> {
         Task::BuildKernels(options) => build_kernels::run(&options),
         Task::TestGpu(options) => test_gpu::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(options) => soak::run(&options),
     }
 }

@@ -115,7 +115,8 @@ const CPU: u8 = u8::MAX;
 pub(crate) struct FaultyBackend {
     inner: Arc<dyn VyreBackend>,
     hip: Option<Arc<HipBackend>>,
-    module: OnceLock<Result<Arc<Module>, BackendError>>,
+    /// Loaded before a kernel is resident: a loader may wait until that one leaves.
+    functions: OnceLock<Result<Vec<Function>, BackendError>>,
 }
 
 impl FaultyBackend {
@@ -141,10 +142,11 @@ impl FaultyBackend {
                 std::thread::park();
             }
         }
-        Ok(FaultyBackend { inner, hip, module: OnceLock::new() })
+        Ok(FaultyBackend { inner, hip, functions: OnceLock::new() })
     }
 
-    fn module(&self, hip: &HipBackend) -> Result<&Arc<Module>, BackendError> {
+    /// The kernels that fault.
+    fn functions(&self, hip: &HipBackend) -> Result<&[Function], BackendError> {
         let load = || {
             let context = hip.context();
             let arch = Architecture::of_device(&context.info().arch)
@@ -161,9 +163,16 @@ impl FaultyBackend {
                 program: "faults".to_owned(),
                 log: error.to_string(),
             })?;
-            Module::load(context, &object.image).map_err(BackendError::from)
+            let module = Module::load(context, &object.image)?;
+            let of_device = Fault::ALL.into_iter().filter(|fault| fault.is_of_device());
+            Ok(of_device.map(|fault| module.function(fault.name())).collect::<Result<_, _>>()?)
         };
-        self.module.get_or_init(load).as_ref().map_err(Clone::clone)
+        self.functions.get_or_init(load).as_deref().map_err(Clone::clone)
+    }
+
+    /// Has everything loaded that a resident kernel would keep from being loaded.
+    fn load_before_residents(&self) -> Result<(), BackendError> {
+        self.hip.as_ref().map_or(Ok(()), |hip| self.functions(hip).map(drop))
     }
 }
 
@@ -189,16 +198,20 @@ impl VyreBackend for FaultyBackend {
         let Some(hip) = self.hip.as_ref().filter(|_| fault.is_of_device()) else {
             return Ok(Arc::new(Misbehaving { generation, fault }));
         };
-        let function = self.module(hip)?.function(name)?;
+        let functions = self.functions(hip)?;
+        let function = functions.iter().find(|function| function.name() == name).cloned();
+        let function = function.ok_or_else(|| BackendError::invalid("program", name, "a fault's name"))?;
         let stream = Stream::new(hip.context(), StreamPriority::Normal)?;
         Ok(Arc::new(Faulting { generation, function, stream }))
     }
 
     fn compile_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        self.load_before_residents()?;
         self.inner.compile_resident(spec)
     }
 
     fn prepare_resident(&self, spec: &ResidentSpec) -> Result<Arc<dyn ResidentPipeline>, BackendError> {
+        self.load_before_residents()?;
         self.inner.prepare_resident(spec)
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn worker_main() {
 
 /// What ends a worker.
 #[derive(Clone, Copy, Debug)]
-enum Blow {
+pub(crate) enum Blow {
     Fault(Fault),
     Kill,
     Stop,
@@ -53,16 +53,22 @@ enum Blow {
 
 impl Blow {
     /// What a loss by it is taken for.
-    const fn cause(self) -> LossCause {
+    pub(crate) const fn cause(self) -> LossCause {
         match self {
             Blow::Kill => LossCause::Killed,
             Blow::Stop | Blow::Fault(Fault::Hang) => LossCause::Unresponsive,
             Blow::Fault(_) => LossCause::Fault,
         }
     }
+
+    /// Whether it takes a GPU.
+    pub(crate) fn is_of_device(self) -> bool {
+        matches!(self, Blow::Fault(fault) if fault.is_of_device())
+    }
 }
 
-const BLOWS: [(&str, Blow); 14] = [
+/// All there are, by name.
+pub(crate) const BLOWS: [(&str, Blow); 14] = [
     ("illegal_address", Blow::Fault(Fault::IllegalAddress)),
     ("illegal_instruction", Blow::Fault(Fault::IllegalInstruction)),
     ("trap", Blow::Fault(Fault::Trap)),
@@ -88,7 +94,7 @@ pub(crate) fn add(device: &Device, repeats: u32, records: &Records, trials: &mut
     };
     for spare in [false, true] {
         for (blow_name, blow) in BLOWS {
-            if ordinal.is_none() && matches!(blow, Blow::Fault(fault) if fault.is_of_device()) {
+            if ordinal.is_none() && blow.is_of_device() {
                 continue;
             }
             let kind = if spare { "warm" } else { "cold" };
@@ -124,7 +130,7 @@ fn options(ordinal: Option<u32>, start: Start) -> IsolatedOptions {
 }
 
 /// A worker that hosts this GPU, or the CPU.
-pub(super) fn open(ordinal: Option<u32>, spare: bool) -> Result<IsolatedBackend, String> {
+pub(crate) fn open(ordinal: Option<u32>, spare: bool) -> Result<IsolatedBackend, String> {
     IsolatedBackend::open(options(ordinal, Start::Right).spare(spare)).map_err(|error| describe(&error))
 }
 
@@ -166,7 +172,7 @@ pub(super) fn serve(
 }
 
 /// Lets a blow fall until everybody has learned of it; returns what was answered.
-fn strike(backend: &IsolatedBackend, blow: Blow) -> Result<(BackendError, Duration), String> {
+pub(crate) fn strike(backend: &IsolatedBackend, blow: Blow) -> Result<(BackendError, Duration), String> {
     let pid = backend.worker_pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     let pid = pid.ok_or("no worker to signal")?;
     let text = |errno: rustix::io::Errno| errno.to_string();

@@ -7,7 +7,7 @@ mod bundle;
 mod errors;
 mod faulty;
 mod gemm;
-mod isolated;
+pub(crate) mod isolated;
 mod litmus;
 mod parent;
 mod programs;
