@@ -16,6 +16,9 @@ use crate::region::SessionRegions;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wait::Waiter;
 
+/// How many tickets are looked at together: as many as are swept.
+const AHEAD: usize = 64;
+
 /// Called with every detached ticket that ended in a fault, on whatever thread noticed: one that submits, forgets,
 /// reaps or counts. It must not submit, because a submission that finds more of them calls it again, and should not
 /// panic: the others that were found with that one are counted then, and not told.
@@ -25,6 +28,9 @@ pub type DetachedHandler = Box<dyn Fn(RawTicket, Completion) + Send + Sync>;
 pub struct RingProducer<M: Memory = Shared> {
     /// The next ticket.
     pub(super) head: CachePadded<AtomicU64>,
+    /// Every ticket from the head up to it was seen free. Between a look at the head and the exchange that moves it no
+    /// other word has to be looked at then: with several producers each would be a miss, and the exchange fail.
+    pub(super) free: CachePadded<AtomicU64>,
     /// No ticket below it is unfinished; a hint that only grows.
     pub(super) swept: CachePadded<AtomicU64>,
     pub(super) words: Box<[AtomicU64]>,
@@ -120,6 +126,7 @@ impl<M: Memory> RingProducer<M> {
         let indices = 0..u64::from(capacity);
         let producer: Self = RingProducer {
             head: CachePadded::new(AtomicU64::new(first)),
+            free: CachePadded::new(AtomicU64::new(first)),
             swept: CachePadded::new(AtomicU64::new(first)),
             words: indices
                 .clone()
@@ -253,24 +260,23 @@ impl<M: Memory> RingProducer<M> {
     fn publish_one(&self, image: &SlotImage, state: State) -> Result<u64, RingError> {
         image.check()?;
         let mut ticket = self.head.load(Ordering::Relaxed);
-        let cell = loop {
-            let cell = self.word(ticket);
+        loop {
             // Orderings: as in `reserve`.
-            if cell.load(Ordering::Acquire) != Word::free(ticket >> self.shift).0 {
+            if self.free.load(Ordering::Acquire) <= ticket && self.look_ahead(ticket, 1).is_some() {
                 ticket = self.make_room(ticket, ticket, 1)?;
                 continue;
             }
             let next = ticket.wrapping_add(1);
             match self.head.compare_exchange_weak(ticket, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break cell,
+                Ok(_) => break,
                 Err(now) => ticket = now,
             }
-        };
+        }
         let lap = ticket >> self.shift;
         Self::store_slot(self.slots.group(ticket), image, lap.wrapping_add(1));
         let word = Word::new(lap, state, self.incarnations.current().epoch, false);
         // Release: as in `publish`.
-        cell.store(word.0, Ordering::Release);
+        self.word(ticket).store(word.0, Ordering::Release);
         Ok(ticket)
     }
 
@@ -278,18 +284,32 @@ impl<M: Memory> RingProducer<M> {
     fn reserve(&self, len: usize) -> Result<u64, RingError> {
         let mut first = self.head.load(Ordering::Relaxed);
         loop {
-            if let Some(ticket) = self.first_not_free(first, len) {
-                first = self.make_room(first, ticket, first.wrapping_add(len as u64).wrapping_sub(ticket))?;
+            let next = first.wrapping_add(len as u64);
+            // Acquire: pairs with the release in `look_ahead` of whoever saw these tickets free.
+            if self.free.load(Ordering::Acquire) < next
+                && let Some(ticket) = self.look_ahead(first, len)
+            {
+                first = self.make_room(first, ticket, next.wrapping_sub(ticket))?;
                 continue;
             }
-            // Relaxed: the cursor guards nothing; what it hands out is guarded by the words just read, and
+            // Relaxed: the cursor guards nothing; what it hands out is guarded by the words that were read, and
             // a word that is free for a ticket stays so until the ticket is handed out.
-            let next = first.wrapping_add(len as u64);
             match self.head.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(first),
                 Err(now) => first = now,
             }
         }
+    }
+
+    /// Looks whether `len` tickets from `first` on are free, and some behind them; answers with the first of the `len`
+    /// that is not.
+    #[cold]
+    fn look_ahead(&self, first: u64, len: usize) -> Option<u64> {
+        let looks = len.max(AHEAD.min(self.words.len()));
+        let seen = self.first_not_free(first, looks).unwrap_or(first.wrapping_add(looks as u64));
+        // Release: whoever relies on it comes after those who freed the slots, as this thread does.
+        self.free.fetch_max(seen, Ordering::Release);
+        (seen.wrapping_sub(first) < len as u64).then_some(seen)
     }
 
     #[inline]

@@ -24,6 +24,7 @@
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
 //! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
 
+mod barrier;
 mod buffers;
 mod change;
 mod event;

@@ -1,6 +1,6 @@
 //! What all handles and tickets of a session share, and the path of an item through it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use vyre_driver::view::HostView;
 use vyre_driver::wait::{WaitStrategy, Waiter};
 use vyre_driver::{BackendError, Fault, Generation, ResidentKernel, ResidentPipeline};
 
+use super::barrier;
 use super::buffers::DeviceBuffers;
 use super::change::HandlerChange;
 use super::lifecycle::Control;
@@ -21,7 +22,7 @@ use super::options::RestoreHook;
 use super::plan::SessionPlan;
 use super::replay::touches_volatile;
 use super::report::{RecoveryReport, Verdicts};
-use super::rings::{Rings, key_of, name_of, position_of, ring_of};
+use super::rings::{MAX_RINGS, Rings, key_of, name_of, position_of, ring_of};
 use super::service::Service;
 use super::trace::Timing;
 use super::wakers::Wakers;
@@ -133,6 +134,8 @@ pub(super) struct Shared {
     pub(super) detached_faults: Arc<Mutex<Vec<(u64, Completion)>>>,
     /// Whether any item was ever without a ticket, so that somebody has to look after those.
     pub(super) any_detached: AtomicBool,
+    /// All tickets of each ring below it were seen answered.
+    pub(super) drained: [AtomicU64; MAX_RINGS as usize],
     /// For each slot of each ring, one more than the key of the last ticket replayed in it.
     pub(super) replayed: Mutex<Vec<u64>>,
 }
@@ -197,6 +200,9 @@ impl Shared {
 
     pub(super) fn set_gate(&self, gate: Gate) {
         self.gate.store(gate as u8, Ordering::SeqCst);
+        if gate >= Gate::Lost {
+            barrier::heavy();
+        }
     }
 
     /// Moves the gate, if it is where it is said to be.
@@ -283,8 +289,14 @@ impl Shared {
         let ring = self.rings.for_images(images)?;
         let submitted_at = self.timing.as_ref().map(Timing::now);
         let published = match (payloads, tracked) {
-            (None, true) => ring.submit_batch(images).map(keep),
-            (None, false) => ring.submit_batch_detached(images),
+            (None, true) => match images {
+                [image] => ring.submit(image).map(|ticket| ticket.into_raw().position()),
+                _ => ring.submit_batch(images).map(keep),
+            },
+            (None, false) => match images {
+                [image] => ring.submit_detached(image),
+                _ => ring.submit_batch_detached(images),
+            },
             (Some(payloads), true) => ring.submit_with(images, payloads).map(keep),
             (Some(payloads), false) => ring.submit_detached_with(images, payloads),
         };
@@ -309,9 +321,9 @@ impl Shared {
         {
             running.0.ring_doorbell();
         }
-        // Pairs with the store of whoever closed the gate and then looked for items to fail: either it saw
-        // these, or we see the gate.
-        fence(Ordering::SeqCst);
+        // Pairs with the barrier of whoever closed the gate and then looks for items to fail: either it sees these,
+        // or we see the gate.
+        barrier::light();
         if self.gate.load(Ordering::Relaxed) >= Gate::Lost as u8 {
             self.fail_stranded(tickets);
         }
@@ -456,23 +468,36 @@ impl Shared {
 
     /// Waits until every ticket submitted before the call has its answer.
     pub(super) fn drain(&self, timeout: Duration) -> Result<(), MegakernelError> {
-        let started = Instant::now();
-        for key in self.rings.in_use() {
-            for looks in 1_u64.. {
-                if self.is_answered(key) {
-                    break;
-                }
-                if !looks.is_multiple_of(LOOKS) {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                let left = timeout.saturating_sub(started.elapsed());
-                match self.options.wait {
-                    _ if left.is_zero() => return Err(self.undrained(key, timeout)),
-                    WaitStrategy::Spin => {}
-                    WaitStrategy::Yield => std::thread::yield_now(),
-                    WaitStrategy::Park => self.completions.load().park(left, || self.is_answered(key)),
-                }
+        let (started, heads) = (Instant::now(), self.rings.heads());
+        for (ring, drained) in (0..self.rings.len()).zip(&self.drained) {
+            let head = heads.of(ring);
+            // An answer is for good.
+            let oldest =
+                head.saturating_sub(self.rings.capacity().into()).max(drained.load(Ordering::Relaxed));
+            for key in key_of(ring, oldest)..key_of(ring, head) {
+                self.await_answer(key, started, timeout)?;
+            }
+            drained.fetch_max(head, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Waits until a ticket has its answer, as [`drain`](Self::drain) does.
+    fn await_answer(&self, key: u64, started: Instant, timeout: Duration) -> Result<(), MegakernelError> {
+        for looks in 1_u64.. {
+            if self.is_answered(key) {
+                break;
+            }
+            if !looks.is_multiple_of(LOOKS) {
+                std::hint::spin_loop();
+                continue;
+            }
+            let left = timeout.saturating_sub(started.elapsed());
+            match self.options.wait {
+                _ if left.is_zero() => return Err(self.undrained(key, timeout)),
+                WaitStrategy::Spin => {}
+                WaitStrategy::Yield => std::thread::yield_now(),
+                WaitStrategy::Park => self.completions.load().park(left, || self.is_answered(key)),
             }
         }
         Ok(())

@@ -179,6 +179,7 @@ impl PersistentSession {
             service: Service::default(),
             detached_faults,
             any_detached: AtomicBool::new(false),
+            drained: Default::default(),
             plan,
         });
         // From here on dropping the handle cleans up.
