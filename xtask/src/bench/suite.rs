@@ -1,5 +1,7 @@
 //! Who meets whom: the groups of measurements of one backend.
 
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,12 +87,26 @@ impl Suite {
 
     /// Group after group. What no group needs is not made.
     pub(super) fn run(&self) -> Vec<Row> {
+        std::thread::scope(|scope| {
+            // Half a minute of compiling, if the cache is empty.
+            let products = scope.spawn(|| {
+                self.made_for(&[PRODUCTS], || self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products)))
+            });
+            let panicked = || Err(not_measured("the thread that compiles panicked"));
+            let products = LazyCell::new(move || products.join().unwrap_or_else(|_| panicked()));
+            if !self.is_quick {
+                // Nothing runs beside what is measured.
+                LazyCell::force(&products);
+            }
+            self.run_with(&products)
+        })
+    }
+
+    fn run_with(&self, products: &impl Deref<Target = Opening<GpuProducts>>) -> Vec<Row> {
         let launches = self.made_for(&[LAUNCHES, SCANS, WORK, IDLE], || {
             self.with_gpu(|gpu| Launches::new(gpu, &self.scans))
         });
         let echo = self.made_for(&[ONE_ITEM], || self.with_gpu(Echo::new));
-        let products =
-            self.made_for(&[PRODUCTS], || self.with_gpu(|gpu| GpuProducts::new(gpu, &self.products)));
         let ring =
             self.made_for(&[ONE_ITEM, BATCHES, PRODUCERS, WORK, WATCHED, IDLE], || self.ring(Load::Nothing));
         let measure = |&group: &&'static str| match group {
@@ -99,7 +115,7 @@ impl Suite {
             BATCHES => self.batches(&ring),
             PRODUCERS => self.producers(&ring),
             SCANS => self.scans(&launches),
-            PRODUCTS => self.products(&products),
+            PRODUCTS => self.products(products),
             WORK => self.work(&ring, &launches),
             WATCHED => self.watched(&ring),
             HOMES => self.homes(),
