@@ -191,7 +191,7 @@ impl<'a> Producer<'a> {
             Ok(done) => {
                 self.ledger.right();
                 if let Err(wrong) = self.judge(&pending.answer, done.result()) {
-                    self.ledger.problem(format_args!("{ticket:?}: {wrong}"));
+                    self.ledger.problem(format_args!("{pending:?}: {wrong}"));
                 }
                 Some(done)
             }
@@ -471,11 +471,14 @@ impl<'a> Producer<'a> {
     /// Reads a file, and looks at what was read.
     fn file(&mut self) -> Result<()> {
         let slot = SlotDescriptor::new(BuiltinOpcode::LoadMiss).args([RESOURCE]);
-        self.ledger.count("file", 2);
-        self.ask(&slot, Answer::Exactly(LOADED_BYTES.into()), Twice::MayNot)?;
+        // Until it has been read once there is nothing to be seen.
+        if self.ask(&slot, Answer::Exactly(LOADED_BYTES.into()), Twice::MayNot)?.is_none() {
+            return Ok(());
+        }
         let at = self.random.u32(0..LOADED_BYTES);
         let byte = self.file.get(at as usize).copied().unwrap_or(0);
         let peek = SlotDescriptor::new(PEEK).args([at]);
+        self.ledger.count("file", 2);
         self.send(&peek, Answer::Exactly(byte.into()), Twice::May)
     }
 }

@@ -40,8 +40,12 @@ use self::products::{ELEMENTS, Products};
 use self::report::{Report, Told};
 use crate::test_gpu::isolated::{self, BLOWS, Blow};
 
-/// Slots of the ring.
+/// Slots of each ring.
 const SLOTS: u32 = 1024;
+/// Rings, by priority.
+const RINGS: u32 = 3;
+/// Where in this program's file items read: code has few zeros.
+const FILE_OFFSET: u64 = 1 << 20;
 /// Between two looks at what is held.
 const SAMPLES: Duration = Duration::from_secs(10);
 
@@ -97,9 +101,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let ledger = Arc::new(Ledger::default());
     let (products, file) = (Products::new(), File::open(std::env::current_exe()?)?);
     let mut content = vec![0; LOADED_BYTES as usize];
-    file.read_exact_at(&mut content, 0).context("reading this program")?;
+    file.read_exact_at(&mut content, FILE_OFFSET).context("reading this program")?;
     let session = start(&backend, &ledger, &products)?;
-    let resource = IoResource::new(file, 0..LOADED_BYTES.into(), LOADED, 0)?;
+    let resource = IoResource::new(file, FILE_OFFSET..FILE_OFFSET + u64::from(LOADED_BYTES), LOADED, 0)?;
     session.register_resource(0, RESOURCE, resource)?;
 
     let around = Around { session: &session, backend: &backend, ledger: &ledger, device: device.as_ref() };
@@ -210,6 +214,7 @@ fn start(
     let scratch = u64::from(PRODUCERS * SCRATCH_WORDS);
     let options = SessionOptions::new()
         .slots(SLOTS)
+        .priority_rings(RINGS)
         .bind_bytes(TABLE, table(0))
         .bind_zeroed(LOADED, LOADED_BYTES.into())
         .bind_zeroed(SCRATCH, scratch)
