@@ -100,6 +100,16 @@ VYRE_FUNCTION void vyre_fence_system() {
 #endif
 }
 
+// Lets later plain loads see what others had written when the word at `witness` was. A fence would do as well, but waits for
+// whatever the multiprocessor's other workgroups are storing.
+VYRE_FUNCTION void vyre_acquire_all(const u32* witness) {
+#if VYRE_AMD
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "");
+#else
+  vyre_atomic_load<VYRE_ACQUIRE, VYRE_SYSTEM>(witness);
+#endif
+}
+
 VYRE_FUNCTION void vyre_rest(u32 nanoseconds) {
 #if VYRE_CUDA
   asm volatile("nanosleep.u32 %0;" : : "r"(nanoseconds));

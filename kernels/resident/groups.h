@@ -9,11 +9,10 @@
 #include "ring.h"
 
 struct VyreGroupShared {
-  VyreItem item;
+  VyreQuarter staged[5];  // the item
   u64 trap;      // `local id << 32 | code` of the least that trapped, or all ones
-  u32 ring;
   u32 left;      // other than zero if it was cut short
-  u32 stored;    // other than zero if it stored to memory that others may read
+  u32 stored;    // as in its contexts
   u32 go;
   u32 finished;  // waves, where barriers count these
 };
@@ -52,11 +51,12 @@ VYRE_FUNCTION void vyre_item_end(VyreGroupShared& shared) {
 #endif
 }
 
-// Waits for an item; false to leave.
-VYRE_FUNCTION bool vyre_await_group_item(const VyreResident& kernel, VyreLive* live, VyreGroupShared& shared,
-                                         u64 place) {
-  VyreEntry entry;
-  for (u32 looks = 1; !vyre_pull(kernel.groups, kernel.queue_shift, place, entry); looks++) {
+// Waits for the item at a place; false to leave. `ended`: items that this workgroup has not said to be done with.
+VYRE_FUNCTION bool vyre_await_group_item(const VyreResident& kernel, VyreLive* live, VyreGroupShared& shared, u64 place,
+                                         u64& ended) {
+  for (u32 looks = 1; !vyre_pull_group(kernel, place, shared.staged); looks++) {
+    if (ended != 0) vyre_finish(&live->groups, ended);
+    ended = 0;
     if (looks % 16 == 0) {
       const u32 phase = vyre_look(&live->phase);
       if (phase == VYRE_ABORTING) return false;
@@ -67,14 +67,12 @@ VYRE_FUNCTION bool vyre_await_group_item(const VyreResident& kernel, VyreLive* l
     }
     vyre_rest(looks > 4096 ? 500 : 40);
   }
-  VyreItem item;
-  vyre_read_record(vyre_ring(kernel, entry.ring), entry.slot, item);
-  shared.item = item;
-  shared.ring = entry.ring;
   shared.trap = ~0ull;
   shared.left = 0;
   shared.stored = 0;
   shared.finished = 0;
+  // For all, who meet it at a barrier: what the host and earlier items wrote is seen.
+  vyre_acquire_all(&vyre_group_entry(kernel, place)->quarters[4].tag);
   return true;
 }
 
@@ -87,46 +85,50 @@ VYRE_FUNCTION void vyre_end_group_item(const VyreResident& kernel, VyreLive* liv
   vyre_judge(vyre, item, outcome);
   if (vyre.left && vyre_look(&live->phase) == VYRE_ABORTING) return;
   // One fence for what all stored: they have met at a barrier since.
-  if (shared.stored != 0) vyre_fence_system();
-  const VyreRing& ring = vyre_ring(kernel, shared.ring);
-  const u32 slot = vyre_slot(ring, item.ticket);
-  if (outcome.status == VYRE_REQUEUE || outcome.status == VYRE_WAIT_IO) {
-    item.flags |= VYRE_RESUMED;
+  vyre_fence_stores(shared.stored);
+  const u32 index = shared.staged[4].words[2];
+  const VyreRing& ring = vyre_ring(kernel, index);
+  item.flags |= VYRE_RESUMED;
+  if (outcome.status == VYRE_REQUEUE) {
+    vyre_push_group(kernel, live, index, item);
+  } else if (outcome.status == VYRE_WAIT_IO) {
     vyre_write_record(ring, item);
-    if (outcome.status == VYRE_REQUEUE) {
-      vyre_push(&live->groups, kernel.groups, kernel.queue_shift, VyreEntry{VYRE_KIND_PLAIN, shared.ring, slot});
-    } else {
-      vyre_push(&live->parked, kernel.parked, kernel.queue_shift, VyreEntry{VYRE_KIND_IO, shared.ring, slot});
-    }
+    vyre_push(&live->parked, kernel.parked, kernel.queue_shift, VyreEntry{VYRE_KIND_IO, index, vyre_slot(ring, item.ticket)});
   } else {
-    vyre_complete(ring, item.ticket, outcome, false);
+    vyre_complete(ring, item.ticket, outcome, 0);
   }
 }
 
 template <class Group>
 VYRE_FUNCTION void vyre_run_groups(const VyreResident& kernel, VyreLive* live, typename Group::Context& vyre,
                                    VyreGroupShared& shared, u32 worker) {
+  u64 place = 0, ended = 0;
+  if (threadIdx.x == 0) place = vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&live->groups.head, (u64)1);
   for (;;) {
+    VyreItem item;
     if (threadIdx.x == 0) {
-      const u64 place = vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&live->groups.head, (u64)1);
-      shared.go = vyre_await_group_item(kernel, live, shared, place);
-      if (shared.go != 0) vyre_say_busy(kernel, worker, shared.ring, shared.item.ticket, 1);
+      shared.go = vyre_await_group_item(kernel, live, shared, place, ended);
+      vyre_unstage_group(shared.staged, item);
+      if (shared.go != 0) vyre_say_busy(kernel, worker, shared.staged[4].words[2], item.ticket, 1);
     }
     vyre_barrier();
     if (shared.go == 0) break;
-    VyreItem item = shared.item;
+    vyre_unstage_group(shared.staged, item);
     vyre_begin_item(vyre, kernel.item_deadline);
+    vyre.acquired = true;
     VyreOutcome outcome = {VYRE_EMPTY, 0, 0};
     if (threadIdx.x < Group::INVOCATIONS) outcome = Group::run(vyre, item);
     if (vyre.left) vyre_atomic_or<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.left, 1u);
-    if (vyre.stored) vyre_atomic_or<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.stored, 1u);
+    if (vyre.stored != 0) vyre_atomic_or<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.stored, vyre.stored);
     if (vyre.trapped) {
       vyre_atomic_min<VYRE_RELAXED, VYRE_WORKGROUP>(&shared.trap, (u64)threadIdx.x << 32 | vyre.trap);
     }
     vyre_item_end(shared);
     if (threadIdx.x == 0) {
+      // Under way while the item is acknowledged, which takes about as long.
+      place = vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&live->groups.head, (u64)1);
       vyre_end_group_item(kernel, live, vyre, shared, item, outcome);
-      vyre_finish(&live->groups);
+      ended++;
     }
     vyre_barrier();
   }

@@ -8,13 +8,15 @@
 #include "access.h"
 #include "live.h"
 
+enum { VYRE_STORED_DEVICE = 1, VYRE_STORED_HOST = 2 };
+
 struct VyreItemContext : VyreContext {
   const VyreLive* live;
   u64 began;     // when this run began
   u64 limit;     // nanoseconds that a run may take, or 0
   u32 trap;      // the code that it trapped with
   bool trapped;
-  bool stored;   // it stored to memory that others may read
+  u32 stored;    // memory that others may read, to which it stored: VYRE_STORED_...
   bool acquired; // plain loads see what others had written when it began
 };
 
@@ -26,8 +28,18 @@ VYRE_FUNCTION void vyre_begin_item(VyreItemContext& vyre, u64 limit) {
   vyre.limit = limit;
   vyre.trap = 0;
   vyre.trapped = false;
-  vyre.stored = false;
+  vyre.stored = 0;
   vyre.acquired = false;
+}
+
+// What an item stored is there for whoever is told afterwards that it has ended. What lies in the device's memory is read
+// by its multiprocessors and, on NVIDIA, by its copy engines through the cache that they share.
+VYRE_FUNCTION void vyre_fence_stores(u32 stored) {
+  if (stored == 0) return;
+#if VYRE_CUDA
+  if (stored == VYRE_STORED_DEVICE) return vyre_fence_device();
+#endif
+  vyre_fence_system();
 }
 
 // These are chosen instead of those of a dispatch where the context is an item's.
@@ -72,7 +84,7 @@ VYRE_FUNCTION T vyre_atomic_load(const VyreHostBuffer<T>& buffer, u32 index) {
 
 // Before the first plain load of an item.
 VYRE_FUNCTION void vyre_acquire(VyreItemContext& vyre) {
-  if (!vyre.acquired) vyre_fence_system();
+  if (!vyre.acquired) vyre_acquire_all(&vyre.live->phase);
   vyre.acquired = true;
 }
 template <class Element>

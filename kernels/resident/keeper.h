@@ -191,7 +191,7 @@ VYRE_FUNCTION void vyre_post(const VyreResident& kernel, VyreKeeper& keeper) {
 VYRE_FUNCTION void vyre_end_io(const VyreResident& kernel, u64 item, bool served, u32 result) {
   const VyreRing& ring = vyre_ring(kernel, (u32)(item >> 32) & 0xff);
   const VyreOutcome outcome = {(u32)(served ? VYRE_DONE : VYRE_FAULT), served ? 0u : (u32)VYRE_FAULT_IO, result};
-  vyre_complete(ring, vyre_record(ring, (u32)item)->ticket, outcome, false);
+  vyre_complete(ring, vyre_record(ring, (u32)item)->ticket, outcome, 0);
 }
 
 // Ends the items whose answers nobody waits for any more.

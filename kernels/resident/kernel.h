@@ -11,6 +11,13 @@
 #include "lanes.h"
 #include "scheduler.h"
 
+// So many invocations to a workgroup, and if `together` is not 0, registers for so many of them on a multiprocessor.
+#if VYRE_CUDA
+#define VYRE_BOUNDS(threads, together) __launch_bounds__(threads, together)
+#else
+#define VYRE_BOUNDS(threads, together) __launch_bounds__(threads)
+#endif
+
 // A program without items for workgroups.
 struct VyreNoGroups {
   struct Context : VyreItemContext {};

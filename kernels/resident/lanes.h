@@ -9,9 +9,6 @@
 // Runs of an item in a row before others are let go first.
 #define VYRE_RUNS 8u
 
-// Items are published in ticket order but for producers that are preempted. So while nothing comes, a wave looks for
-// the first that it waits for, and for the others at every so manieth look only.
-#define VYRE_LOOKS_AT_ALL 8u
 
 struct VyreLaneShared {
   VyreQuarter staged[4][VYRE_THREADS];  // the item of each lane
@@ -111,7 +108,8 @@ VYRE_FUNCTION void vyre_run_lane(const VyreResident& kernel, VyreLive* live, con
   if (outcome.status == VYRE_REQUEUE) {
     item.flags |= VYRE_RESUMED;
     if (vyre_is_for_group(kernel, item.opcode)) {
-      vyre_pass_on(kernel, ring, &live->groups, kernel.groups, VYRE_KIND_PLAIN, lane, item);
+      if (vyre.stored != 0) vyre_fence_device();
+      vyre_push_group(kernel, live, lane.ring, item);
     } else if (resuming || ++lane.runs >= VYRE_RUNS) {
       vyre_pass_on(kernel, ring, &live->ready, kernel.ready, VYRE_KIND_PLAIN, lane, item);
     } else {
@@ -214,7 +212,7 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       const bool ready = lane.state == VyreLaneState::READY;
       if (ready) {
         vyre_run_lane<Lane, Accounting>(kernel, live, ring, vyre, counting, shared, lane, resuming);
-        if (resuming) vyre_finish(&live->ready);
+        if (resuming) vyre_finish(&live->ready, 1);
       }
       if (!resuming && vyre_wave_all(lane.state == VyreLaneState::IDLE)) break;
       if (looks % 16 == 0) {

@@ -61,9 +61,9 @@ VYRE_FUNCTION bool vyre_is_drained(const VyreCursors* cursors) {
   return vyre_look(&cursors->tail) == done;
 }
 
-VYRE_FUNCTION void vyre_finish(VyreCursors* cursors) {
+VYRE_FUNCTION void vyre_finish(VyreCursors* cursors, u64 count) {
   vyre_fence_device();
-  vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&cursors->done, (u64)1);
+  vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&cursors->done, count);
 }
 
 // Whether the entry at a place is there.

@@ -5,6 +5,10 @@
 
 #include "item.h"
 
+// Items are published in ticket order but for producers that are preempted. So while nothing comes, a wave looks for
+// the first that it waits for, and for the others at every so manieth look only.
+#define VYRE_LOOKS_AT_ALL 8u
+
 VYRE_FUNCTION u32 vyre_slot(const VyreRing& ring, u64 ticket) { return (u32)ticket & (ring.capacity - 1); }
 VYRE_FUNCTION u32 vyre_lap_tag(const VyreRing& ring, u64 ticket) { return (u32)((ticket >> ring.shift) + 1) & 0xffff; }
 
@@ -31,8 +35,8 @@ VYRE_FUNCTION bool vyre_is_complete(const VyreRing& ring, u64 ticket) {
 
 // Acknowledges. What a handler stored is made visible before; its read-modify-writes have been carried out where
 // everybody looks for them.
-VYRE_FUNCTION void vyre_complete(const VyreRing& ring, u64 ticket, const VyreOutcome& outcome, bool stored) {
-  if (stored) vyre_fence_system();
+VYRE_FUNCTION void vyre_complete(const VyreRing& ring, u64 ticket, const VyreOutcome& outcome, u32 stored) {
+  vyre_fence_stores(stored);
   const u32 slot = vyre_slot(ring, ticket);
   const u32 tag = vyre_lap_tag(ring, ticket) << 16 | outcome.status;
   const VyreQuarter completion = {{(u32)outcome.result, (u32)(outcome.result >> 32), outcome.code}, tag};
@@ -69,6 +73,60 @@ VYRE_FUNCTION void vyre_read_record(const VyreRing& ring, u32 slot, VyreItem& it
   item.tenant = record->tenant_flags & 0xffff;
   item.flags = record->tenant_flags >> 16;
   item.ticket = record->ticket;
+}
+
+// An item on its way to a workgroup: quarters that vouch for themselves, as in a slot, so that neither side needs a fence for
+// them. The tag's upper half is the turn of the queue, counting from 1.
+struct alignas(16) VyreGroupEntry {
+  VyreQuarter quarters[5];
+};
+static_assert(sizeof(VyreGroupEntry) == 80, "VyreGroupEntry");
+
+VYRE_FUNCTION u32 vyre_group_turn(const VyreResident& kernel, u64 place) {
+  return ((u32)(place >> kernel.queue_shift) + 1) << 16;
+}
+VYRE_FUNCTION VyreGroupEntry* vyre_group_entry(const VyreResident& kernel, u64 place) {
+  return vyre_global<VyreGroupEntry>(kernel.groups) + (place & ((1ull << kernel.queue_shift) - 1));
+}
+
+// What an item's earlier run has written is made visible by the caller.
+VYRE_FUNCTION void vyre_push_group(const VyreResident& kernel, VyreLive* live, u32 ring, const VyreItem& item) {
+  const u64 place = vyre_atomic_add<VYRE_RELAXED, VYRE_DEVICE>(&live->groups.tail, (u64)1);
+  VyreGroupEntry* entry = vyre_group_entry(kernel, place);
+  const u32 turn = vyre_group_turn(kernel, place);
+  const u32 headers[4] = {item.opcode & 0xffff, item.opcode >> 16, item.tenant, item.flags};
+#pragma unroll
+  for (u32 i = 0; i < 4; i++) {
+    const VyreQuarter quarter = {{item.words[i * 3], item.words[i * 3 + 1], item.words[i * 3 + 2]}, turn | headers[i]};
+    vyre_store_quarter<VYRE_DEVICE>(&entry->quarters[i], quarter);
+  }
+  vyre_store_quarter<VYRE_DEVICE>(&entry->quarters[4], VyreQuarter{{(u32)item.ticket, (u32)(item.ticket >> 32), ring}, turn});
+}
+
+// The item at a place of the queue, in shared memory, if it is there.
+VYRE_FUNCTION bool vyre_pull_group(const VyreResident& kernel, u64 place, VyreQuarter (&staged)[5]) {
+  const VyreGroupEntry* entry = vyre_group_entry(kernel, place);
+  const u32 turn = vyre_group_turn(kernel, place);
+  bool whole = true;
+#pragma unroll
+  for (u32 i = 0; i < 5; i++) {
+    const VyreQuarter quarter = vyre_load_quarter<VYRE_DEVICE>(&entry->quarters[i]);
+    // All words are used: see `vyre_load_quarter`.
+    staged[i] = quarter;
+    whole = whole && (quarter.tag ^ turn) <= 0xffff;
+  }
+  return whole;
+}
+
+VYRE_FUNCTION void vyre_unstage_group(const VyreQuarter (&staged)[5], VyreItem& item) {
+#pragma unroll
+  for (u32 i = 0; i < 4; i++) {
+    for (u32 word = 0; word < 3; word++) item.words[i * 3 + word] = staged[i].words[word];
+  }
+  item.opcode = (staged[0].tag & 0xffff) | staged[1].tag << 16;
+  item.tenant = staged[2].tag & 0xffff;
+  item.flags = staged[3].tag & 0xffff;
+  item.ticket = staged[4].words[0] | (u64)staged[4].words[1] << 32;
 }
 
 VYRE_FUNCTION const VyreRing& vyre_ring(const VyreResident& kernel, u32 ring) {

@@ -19,16 +19,21 @@ VYRE_FUNCTION void vyre_schedule(const VyreResident& kernel, VyreLive* live, u32
     const u64 ticket = group * together + lane / 4;
     const u32 lap_tag = vyre_lap_tag(ring, ticket);
     const u64 place = (u64)vyre_slot(ring, ticket) * 4 + lane % 4;
-    bool passed = ticket < ring.first;
+    bool passed = ticket < ring.first, coming = true;
     for (u32 looks = 1;; looks++) {
-      if (!passed) {
+      const u64 waiting = vyre_wave_ballot(!passed);
+      if (waiting == 0) break;
+      // The fewer bytes a look moves over the bus, the sooner it is back.
+      const bool all = coming || looks % VYRE_LOOKS_AT_ALL == 0 || vyre_trailing_zeros(waiting) / 4 == lane / 4;
+      bool came = false;
+      if (all && !passed) {
         const VyreQuarter quarter = vyre_load_quarter<VYRE_SYSTEM>(slots + place);
         const u32 ahead = vyre_ahead(quarter.tag, lap_tag);
         if (ahead == 0) vyre_store_quarter<VYRE_DEVICE>(vyre_global<VyreQuarter>(ring.local) + place, quarter);
         // Of a later lap: it was acknowledged without us, and the worker that claimed it sees that as well.
-        passed = ahead < VYRE_BEHIND;
+        came = passed = ahead < VYRE_BEHIND;
       }
-      if (vyre_wave_all(passed)) break;
+      coming = vyre_wave_any(came);
       if (looks % 16 == 0 && vyre_wave_any(vyre_look(&live->phase) != VYRE_RUNNING)) return;
       if (looks > VYRE_EAGER_LOOKS) vyre_rest(500);
     }

@@ -19,6 +19,8 @@ pub const LIVE_BYTES: u64 = 8192;
 
 /// Bytes of a parked fence.
 pub const FENCE_BYTES: u64 = 32;
+/// Bytes of an item on its way to a workgroup.
+pub const GROUP_ENTRY_BYTES: u64 = 80;
 
 /// Invocations that a dispatch may have: [`Control::trap`] has 48 bits for an id.
 pub const MAX_INVOCATIONS: u64 = 1 << 48;

@@ -174,8 +174,14 @@ impl<'p, 's> Body<'p, 's> {
 
     /// After an item's store: its completion waits until others see it.
     fn stored(&mut self, buffer: BufferId) {
-        if self.item && self.is_shared_with_others(buffer) {
-            self.out.line("vyre.stored = true;");
+        let space = self.expressions.decl(buffer).map(|decl| decl.space);
+        let memory = match space {
+            Some(MemorySpace::HostVisible) => "HOST",
+            Some(MemorySpace::Workgroup) | None => return,
+            Some(_) => "DEVICE",
+        };
+        if self.item {
+            self.out.line(format_args!("vyre.stored |= VYRE_STORED_{memory};"));
         }
     }
 
@@ -313,7 +319,9 @@ impl<'p, 's> Body<'p, 's> {
         if self.item {
             // One acquires for all: the barrier passes it on.
             self.out.line("if (vyre.local == 0u) vyre_acquire(vyre);");
-            self.out.line("vyre.stored = true;");
+        }
+        for &buffer in &call.buffers {
+            self.stored(buffer);
         }
         self.out.line(self.barrier());
         self.out.line(format_args!("{text});"));

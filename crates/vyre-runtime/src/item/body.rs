@@ -98,6 +98,21 @@ pub(super) struct HandlerFunction {
     pub(super) asks: bool,
 }
 
+/// Statements of a handler that is short: a few dozen instructions, of which a second copy costs next to nothing.
+const SHORT_STATEMENTS: usize = 24;
+
+impl HandlerFunction {
+    /// Whether its items end at once, after few statements and no loop.
+    pub(super) fn is_short(&mut self) -> bool {
+        let (mut statements, mut loops) = (0, false);
+        each_node(&mut self.function.body, &mut |node| {
+            statements += 1;
+            loops |= matches!(node, Node::For { .. } | Node::While { .. });
+        });
+        self.ends_at_once && !loops && statements <= SHORT_STATEMENTS
+    }
+}
+
 /// Builds the function of a registered handler. `own` is its workgroup memory, `externals` are the functions
 /// that the program declares.
 pub(super) fn handler_function(

@@ -88,6 +88,8 @@ struct Target {
     flags: u32,
     /// Absent for a workgroup handler.
     function: Option<FunctionHandle>,
+    /// Whether it stands in [`shortcut`], too.
+    short: bool,
 }
 
 /// Adds the functions of lane granularity.
@@ -102,7 +104,7 @@ pub(crate) fn item_functions(
     for builtin in BuiltinOpcode::ALL {
         let name = format!("builtin_{}", builtin.name().to_lowercase());
         let built = item_function(name, Names::default(), |h| builtins::write(builtin, h, buffers));
-        let built = built.map_err(|problem| MegakernelError::InvalidHandler {
+        let mut built = built.map_err(|problem| MegakernelError::InvalidHandler {
             handler: builtin.name().to_owned(),
             problem,
             remedy: "report it as a defect of the megakernel",
@@ -112,19 +114,24 @@ pub(crate) fn item_functions(
             place: builtin.index(),
             opcode: builtin.wire(),
             flags: if builtin.is_packable() { PACKABLE } else { 0 },
+            // It is what takes others apart.
+            short: builtin != BuiltinOpcode::PackedSlot && built.is_short(),
             function: Some(program.add_function(built.function)),
         });
     }
     for (index, handler) in handlers.served() {
         let (place, opcode) = (BUILTIN_COUNTERS + index, handler.opcode().wire());
         targets.push(match handler.granularity_of() {
-            Granularity::Workgroup => Target { place, opcode, flags: WORKGROUP, function: None },
+            Granularity::Workgroup => {
+                Target { place, opcode, flags: WORKGROUP, function: None, short: false }
+            }
             Granularity::Lane => {
-                let built = handler_function(handler, buffers, Vec::new(), &[])?;
+                let mut built = handler_function(handler, buffers, Vec::new(), &[])?;
                 let flags = if built.ends_at_once { PACKABLE } else { 0 };
                 asking.extend(built.asks.then_some(opcode));
+                let short = built.is_short();
                 let function = Some(program.add_function(built.function));
-                Target { place, opcode, flags, function }
+                Target { place, opcode, flags, function, short }
             }
         });
     }
@@ -135,7 +142,7 @@ pub(crate) fn item_functions(
     let run = program.add_function(run(&targets));
     let packing = Packing::add(program, &lookup, &permitted);
     let parts = Parts { lookup, permitted, charge, count, run, packing };
-    let execute = program.add_function(execute(&parts, buffers, counting));
+    let execute = program.add_function(execute(&parts, &targets, buffers, counting));
     let packable = targets.iter().filter(|target| target.flags & PACKABLE != 0 && target.opcode < 256);
     let mut packable: Vec<u32> = packable.map(|target| target.opcode).collect();
     packable.sort_unstable();
@@ -293,7 +300,62 @@ fn run(targets: &[Target]) -> vyre_foundation::Function {
     f.finish()
 }
 
-fn execute(parts: &Parts, buffers: &ItemBuffers, counting: Counting) -> vyre_foundation::Function {
+/// Runs an item at once if its handler is short, and nothing is to be said about it but that its tenant may: no quota, no
+/// earlier run. All others go on behind this.
+///
+/// On a device a jump to code that has not run for a while costs as much as fifty operations, and an item that comes alone
+/// pays for each. This way has two: to the handler, and to the end.
+fn shortcut(f: &mut FunctionBuilder, item: &ItemScope, row: Var, targets: &[Target], buffers: &ItemBuffers) {
+    // Loaded side by side, before anything depends on one. A row that nobody configured permits nothing.
+    let mut word = |name, at: u32| f.let_(name, buffers.tenants.load(row + at));
+    let builtins = word("builtins", tenant_row::BUILTINS);
+    let first_users = word("first_users", tenant_row::PERMISSIONS);
+    // Limits only rise, so the greatest is not about to change.
+    let limit = word("limit_seen", tenant_row::QUOTA);
+    let free = limit.eq_(tenant_row::UNLIMITED) & (item.flags & flags::RESUMED).eq_(0);
+    f.if_(free, |f| {
+        f.switch(item.opcode, |arms| {
+            for target in targets {
+                let user = target.place.wrapping_sub(BUILTIN_COUNTERS);
+                let (permissions, bit) = if target.place < BUILTIN_COUNTERS {
+                    (builtins, target.place)
+                } else {
+                    (first_users, user)
+                };
+                if bit >= u32::BITS || (target.function.is_some() && !target.short) {
+                    continue;
+                }
+                arms.case([target.opcode], |f| {
+                    f.if_((permissions & (1_u32 << bit)).ne_(0), |f| {
+                        if let Some(function) = &target.function {
+                            let mut values: Vec<Value> =
+                                f.call(function, item.all()).into_iter().map(Value::from).collect();
+                            values.extend([(target.place + 1).into(), Charge::Due.into()]);
+                            f.ret(widened(values));
+                        } else {
+                            f.atomic_add(buffers.usage, used_word(item.tenant), 1);
+                            f.ret(passed_on(item));
+                        }
+                    });
+                });
+            }
+        });
+    });
+}
+
+/// What an admitted item of a workgroup handler comes to in a lane.
+fn passed_on(item: &ItemScope) -> Vec<Value> {
+    let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
+    values.extend(item.args.map(Value::from));
+    values
+}
+
+fn execute(
+    parts: &Parts,
+    targets: &[Target],
+    buffers: &ItemBuffers,
+    counting: Counting,
+) -> vyre_foundation::Function {
     let here = counting == Counting::Here;
     let mut f = FunctionBuilder::new("execute_item");
     let item = ItemScope::params(&mut f);
@@ -302,6 +364,9 @@ fn execute(parts: &Parts, buffers: &ItemBuffers, counting: Counting) -> vyre_fou
     }
     let tenants = buffers.tenants;
     let row = f.let_("row", item.tenant * tenant_row::WORDS);
+    if counting == Counting::Afterwards {
+        shortcut(&mut f, &item, row, targets, buffers);
+    }
     // All that admits an ordinary item, side by side: on a device each of these loads takes as long as ten operations,
     // and so does each branch. Past the table, a load yields zero; the 16 bits of an id in a slot cannot make a row
     // wrap round.
@@ -365,9 +430,7 @@ fn execute(parts: &Parts, buffers: &ItemBuffers, counting: Counting) -> vyre_fou
         });
         f.if_((found & WORKGROUP).ne_(0), |f| {
             settle(f);
-            let mut values: Vec<Value> = vec![(Status::Requeue as u32).into(), 0_u32.into(), 0_u64.into()];
-            values.extend(item.args.map(Value::from));
-            f.ret(values);
+            f.ret(passed_on(&item));
         });
     });
     if here {
@@ -475,8 +538,8 @@ fn fault(code: impl Into<Value>, charge: impl Into<Value>) -> Vec<Value> {
 }
 
 /// A handler's outcome, zeros for the words it does not have.
-fn widened(outcome: Vec<Var>) -> Vec<Value> {
-    let mut values: Vec<Value> = outcome.into_iter().map(Value::from).collect();
+fn widened(outcome: impl IntoIterator<Item = impl Into<Value>>) -> Vec<Value> {
+    let mut values: Vec<Value> = outcome.into_iter().map(Into::into).collect();
     values.resize(ITEM_RESULTS.len(), 0_u32.into());
     values
 }

@@ -12,7 +12,9 @@ use vyre_foundation::{BufferAccess, BufferDecl, MemorySpace};
 
 use super::super::{Inner, memory as buffers};
 use crate::device::{DeviceMemory, HostMemory as _, PinnedMemory, RegisteredMemory};
-use crate::emit::abi::{self, FENCE_BYTES, ItemBinding, LIVE_BYTES, MirrorCopy, Resident, Ring};
+use crate::emit::abi::{
+    self, FENCE_BYTES, GROUP_ENTRY_BYTES, ItemBinding, LIVE_BYTES, MirrorCopy, Resident, Ring,
+};
 
 /// Where the words are in pinned memory: what the host commands, and the kernel's status, on cache lines of their
 /// own.
@@ -117,7 +119,8 @@ impl Memory {
         let live = plan.zeros(LIVE_BYTES);
         let slots: u64 = layout.rings().iter().map(|ring| u64::from(ring.capacity)).sum();
         let queue = slots.next_power_of_two();
-        let [ready, groups, parked, posting] = [0; 4].map(|_| plan.zeros(queue * 8));
+        let [ready, parked, posting] = [0; 3].map(|_| plan.zeros(queue * 8));
+        let groups = plan.zeros(if spec.workgroup.is_some() { queue * GROUP_ENTRY_BYTES } else { 0 });
         let fences = plan.zeros(queue * FENCE_BYTES);
         let io_open = plan.zeros(u64::from(layout.config().io_entries) * 8);
         let shadows: Vec<u64> = mirrors.iter().map(|mirror| plan.zeros(mirror.words * 4)).collect();

@@ -220,7 +220,7 @@ fn grid(
     let (lanes, groups) = match spec.workgroup {
         None => (workers, 0),
         // Items come through the lanes, and stay longer in the workgroups.
-        Some(_) => (workers.div_ceil(4), (workers - workers / 4).min(usable - least + 1).max(1)),
+        Some(_) => (workers.div_ceil(8), (workers - workers / 8).min(usable - least + 1).max(1)),
     };
     Ok(Grid { schedulers, lanes, groups })
 }
