@@ -31,6 +31,9 @@ use memory::{Memory, Shape, mapped};
 /// Waves that read the host's slots: more of them read more items a second, and keep the bus busier.
 const SCHEDULER_WAVES: u32 = 32;
 
+/// Of the workgroups that run items, one in so many runs them by lanes if there are workgroup handlers.
+const LANE_SHARE: u32 = 8;
+
 const _: () = assert!(SCHEDULER_WAVES as usize >= vyre_driver::layout::MAX_RINGS);
 
 /// The share of what can be resident that is left to other kernels: one in so many.
@@ -71,7 +74,7 @@ impl Grid {
         if rings <= self.lanes as usize {
             return Ok(());
         }
-        let groups = if self.groups == 0 { rings } else { rings * 4 };
+        let groups = if self.groups == 0 { rings } else { rings.saturating_sub(1) * LANE_SHARE as usize + 1 };
         Err(BackendError::Unsupported {
             what: format!("{rings} rings served by {} workgroups that run items by lanes", self.lanes),
             remedy: format!("ask for at least {groups} workgroups, for fewer rings, or use smaller handlers"),
@@ -220,7 +223,10 @@ fn grid(
     let (lanes, groups) = match spec.workgroup {
         None => (workers, 0),
         // Items come through the lanes, and stay longer in the workgroups.
-        Some(_) => (workers.div_ceil(8), (workers - workers / 8).min(usable - least + 1).max(1)),
+        Some(_) => {
+            let lanes = workers.div_ceil(LANE_SHARE);
+            (lanes, (workers - workers / LANE_SHARE).min(usable - least + 1).max(1))
+        }
     };
     Ok(Grid { schedulers, lanes, groups })
 }
@@ -276,11 +282,11 @@ mod tests {
     #[test]
     fn every_ring_has_a_workgroup_or_the_start_says_how_many_are_needed() {
         let (plain, mixed) =
-            (Grid { schedulers: 4, lanes: 2, groups: 0 }, Grid { schedulers: 4, lanes: 2, groups: 6 });
+            (Grid { schedulers: 4, lanes: 2, groups: 0 }, Grid { schedulers: 4, lanes: 2, groups: 14 });
         for grid in [plain, mixed] {
             assert!(grid.check_rings(1).is_ok() && grid.check_rings(2).is_ok());
         }
-        for (grid, least) in [(plain, "at least 3 "), (mixed, "at least 12 ")] {
+        for (grid, least) in [(plain, "at least 3 "), (mixed, "at least 17 ")] {
             let Err(BackendError::Unsupported { remedy, .. }) = grid.check_rings(3) else {
                 panic!("3 rings")
             };
