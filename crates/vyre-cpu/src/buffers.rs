@@ -53,6 +53,11 @@ impl Buffers {
         Ok(self.table.insert(desc, Arc::new(memory)))
     }
 
+    /// Has a buffer stay as long as somebody of this name has it bound.
+    pub(crate) fn hold(&self, handle: BufferHandle, holder: &Arc<str>) -> Result<(), BackendError> {
+        self.table.hold(handle, holder)
+    }
+
     pub(crate) fn destroy(&self, handle: BufferHandle) -> Result<(), BackendError> {
         self.table.remove(handle).map(drop)
     }

@@ -58,7 +58,9 @@ pub trait VyreBackend: Send + Sync {
     /// Allocates a buffer filled with zeros.
     fn create_buffer(&self, desc: &BufferDesc) -> Result<BufferHandle, BackendError>;
 
-    /// Gives a buffer back. While a kernel runs that has it bound, the memory lives on until that ends.
+    /// Gives a buffer back. One that a resident kernel has bound is refused, with the name of who had that started.
+    /// Memory that a dispatch under way uses lives on until that ends, and where giving back would wait for
+    /// resident kernels, it waits until there is none.
     fn destroy_buffer(&self, buffer: BufferHandle) -> Result<(), BackendError>;
 
     /// Copies bytes into a buffer.

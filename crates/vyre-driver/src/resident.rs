@@ -131,6 +131,8 @@ pub trait ResidentPipeline: Send + Sync {
 /// How to start a resident kernel.
 #[derive(Clone)]
 pub struct StartRequest {
+    /// Who has it started, in the words of an error about what it holds: `session 3`.
+    pub holder: String,
     /// The shared memory. First tickets and skip marks are in the h2d region's start records.
     pub regions: SessionRegions,
     /// One for each bound buffer of the item programs, in declaration order.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use vyre_foundation::{BufferAccess, BufferDecl, MemorySpace};
 
@@ -29,6 +29,8 @@ struct Entry<M> {
     space: MemorySpace,
     bytes: u64,
     memory: Arc<M>,
+    /// The names of those who have it bound, as long as they do.
+    holders: Vec<Weak<str>>,
 }
 
 /// Refuses a description of what no backend can allocate; yields the size in bytes.
@@ -114,19 +116,49 @@ impl<M> BufferTable<M> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let handle = BufferHandle { id, generation: self.generation, element: desc.element, len: desc.len };
         let bytes = desc.byte_len().unwrap_or(0);
-        let entry = Entry { handle, label: desc.label.clone(), space: desc.space, bytes, memory };
+        let entry = Entry {
+            handle,
+            label: desc.label.clone(),
+            space: desc.space,
+            bytes,
+            memory,
+            holders: Vec::new(),
+        };
         self.entries().insert(id, entry);
         handle
+    }
+
+    /// Has a buffer stay until the last reference to the name of who has it bound is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn hold(&self, handle: BufferHandle, holder: &Arc<str>) -> Result<(), BackendError> {
+        let mut entries = self.entries();
+        self.find(&entries, handle)?;
+        if let Some(entry) = entries.get_mut(&handle.id) {
+            entry.holders.retain(|holder| holder.strong_count() > 0);
+            entry.holders.push(Arc::downgrade(holder));
+        }
+        Ok(())
     }
 
     /// Takes a buffer out.
     ///
     /// # Errors
     ///
-    /// [`BackendError::StaleHandle`], [`BackendError::InvalidArgument`] for a handle that was changed.
+    /// [`BackendError::StaleHandle`], [`BackendError::InvalidArgument`] for a handle that was changed, and for a
+    /// buffer that somebody [holds](Self::hold), whom it names.
     pub fn remove(&self, handle: BufferHandle) -> Result<Arc<M>, BackendError> {
         let mut entries = self.entries();
-        self.find(&entries, handle)?;
+        let entry = self.find(&entries, handle)?;
+        if let Some(holder) = entry.holders.iter().find_map(Weak::upgrade) {
+            return Err(BackendError::invalid(
+                "buffer",
+                format!("buffer `{}`, which {holder} has bound", entry.label),
+                "a buffer that no resident kernel has bound; stop that one first",
+            ));
+        }
         // It was found under the same lock.
         entries.remove(&handle.id).map(|entry| entry.memory).ok_or_else(|| self.stale(handle))
     }

@@ -200,7 +200,14 @@ fn bare_ring(megakernel: &Megakernel) -> Result<(), Box<dyn Error>> {
     let ring = RingProducer::new(&regions, 0, options)?;
     ring.write_start_record(&regions)?;
     let lease = Duration::from_secs(60);
-    let request = StartRequest { regions, bindings, mirrors: Vec::new(), item_deadline: None, lease };
+    let request = StartRequest {
+        holder: "a bare kernel".to_owned(),
+        regions,
+        bindings,
+        mirrors: Vec::new(),
+        item_deadline: None,
+        lease,
+    };
     let kernel = backend.compile_resident(&spec)?.start(request)?;
     let images = [SlotImage::new(BuiltinOpcode::Nop.wire(), [7; 12]); BATCH as usize];
     let items = u64::from(BATCH) * 1_000_000;

@@ -356,8 +356,9 @@ impl VyreBackend for FaultInjectingBackend {
     fn destroy_buffer(&self, buffer: BufferHandle) -> Result<(), BackendError> {
         self.shared.pass(FaultPoint::DestroyBuffer)?;
         let inner = self.shared.inner_handle(buffer)?;
+        self.shared.inner.destroy_buffer(inner)?;
         self.shared.lock().buffers.remove(&buffer.id);
-        self.shared.inner.destroy_buffer(inner)
+        Ok(())
     }
 
     fn write_buffer(&self, buffer: BufferHandle, byte_offset: u64, bytes: &[u8]) -> Result<(), BackendError> {

@@ -88,6 +88,7 @@ fn a_session_runs_in_the_worker() {
 fn what_is_expected_of_every_backend() {
     let backend: Arc<dyn VyreBackend> = Arc::new(open());
     conformance::run_batches(&backend).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
+    conformance::run_resident_data(&backend).unwrap_or_else(|difference| panic!("{difference:?}"));
     conformance::run_io(&backend).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
     let vectors = conformance::run_sessions(&backend).unwrap_or_else(|difference| panic!("{difference:?}"));
     assert_eq!(vectors, conformance::VECTORS.len());

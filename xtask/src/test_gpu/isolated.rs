@@ -333,6 +333,7 @@ fn fallback(gpu: bool) -> Result<(), String> {
 /// What sessions must do, through a worker.
 fn sessions(ordinal: Option<u32>) -> Result<(), String> {
     let backend: Arc<dyn VyreBackend> = Arc::new(open(ordinal, false)?);
+    conformance::run_resident_data(&backend).map_err(|error| describe(&error))?;
     conformance::run_io(&backend).map_err(|error| describe(&error))?;
     conformance::run_sessions(&backend).map(drop).map_err(|error| describe(&error))
 }

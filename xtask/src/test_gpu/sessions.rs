@@ -30,6 +30,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("restarts_under_load", restarts_under_load),
     ("changes", changes),
     ("rings", rings),
+    ("resident_data", resident_data),
     ("endless_items", endless_items),
     ("shutdown", shutdown),
     ("lease", lease),
@@ -176,6 +177,11 @@ fn rings(backend: &Backend) -> Result<(), String> {
     same("items", counted.map_err(|difference| describe(&difference))?, 4 * 300 * 15 + 1501)
 }
 
+/// Data is moved beside a kernel, and freed under it.
+fn resident_data(backend: &Backend) -> Result<(), String> {
+    conformance::run_resident_data(backend).map(drop).map_err(|difference| describe(&difference))
+}
+
 /// An item is stopped at its deadline, and holds back nobody for ever.
 fn endless_items(backend: &Backend) -> Result<(), String> {
     let options = SessionOptions::new().item_deadline(Duration::from_millis(50));
@@ -227,7 +233,14 @@ fn bare_kernel(backend: &Backend, lease: Duration) -> Result<Arc<dyn ResidentKer
             ResidentBinding::Buffer(backend.create_buffer(&desc).map_err(error)?.binding())
         });
     }
-    let request = StartRequest { regions, bindings, mirrors: Vec::new(), item_deadline: None, lease };
+    let request = StartRequest {
+        holder: "a bare kernel".to_owned(),
+        regions,
+        bindings,
+        mirrors: Vec::new(),
+        item_deadline: None,
+        lease,
+    };
     pipeline.start(request).map_err(error)
 }
 

@@ -50,10 +50,12 @@ pub(super) struct Control {
     changed: Condvar,
     /// Workers that nap. Only a hint.
     napping: AtomicU32,
+    /// Holds what is bound until the last thread has left.
+    holder: Mutex<Option<Arc<str>>>,
 }
 
 impl Control {
-    pub(super) fn new() -> Control {
+    pub(super) fn new(holder: Arc<str>) -> Control {
         Control {
             phase: AtomicU8::new(0),
             shut_down: AtomicBool::new(false),
@@ -61,6 +63,7 @@ impl Control {
             threads: Mutex::new(0),
             changed: Condvar::new(),
             napping: AtomicU32::new(0),
+            holder: Mutex::new(Some(holder)),
         }
     }
 
@@ -107,6 +110,9 @@ impl Control {
     fn leave(&self) {
         let mut threads = self.threads();
         *threads = threads.saturating_sub(1);
+        if *threads == 0 {
+            *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         self.changed.notify_all();
     }
 

@@ -91,6 +91,12 @@ impl ResidentPipeline for Pipeline {
         };
         let (accounting, workgroup) = (bound(&self.accounting)?, bound(&self.workgroup)?);
         let mirrors = Mirrors::new(&self.inner.buffers, regions, &request.mirrors)?;
+        let holder = Arc::from(request.holder);
+        for binding in &request.bindings {
+            if let ResidentBinding::Buffer(binding) = binding {
+                self.inner.buffers.hold(binding.buffer, &holder)?;
+            }
+        }
         // Writing the d2h header comes last of what can fail for reasons of the caller's.
         let view = DeviceView::new(regions).map_err(refused)?;
         let rings = (0_u32..).zip(regions.layout.rings());
@@ -113,7 +119,7 @@ impl ResidentPipeline for Pipeline {
             idle: Waiter::doorbell(regions).map_err(refused)?,
             io: DeviceIo::new(regions).map_err(refused)?,
             view,
-            control: Control::new(),
+            control: Control::new(holder),
             parking: Parking::new(regions.layout.rings().len()),
             mirrors,
             lease: request.lease,

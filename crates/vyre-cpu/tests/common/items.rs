@@ -219,6 +219,7 @@ impl Session {
 
     pub fn request(&self) -> StartRequest {
         StartRequest {
+            holder: "a test".to_owned(),
             regions: self.regions.clone(),
             bindings: vec![
                 ResidentBinding::Buffer(self.state.binding()),

@@ -5,6 +5,7 @@
 //! priority, [`run_io`] has items write files; [`run_gemm`] is for those that have the matrix product.
 
 mod changes;
+mod data;
 mod fixture;
 mod gemm;
 mod io;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use vyre_driver::VyreBackend;
 
 pub use changes::run_changes;
+pub use data::run_resident_data;
 pub use fixture::{
     ADD_ONE, COUNTDOWN, ECHO_OPCODE, FALL_OFF, FAULT, HUNDRED, LATE, LIMITED, NO_QUOTA, NO_WINDOW, SLOTS,
     SUM_LOCAL_IDS, TRAP, UNCONFIGURED, WORKGROUP_SIZE, builder, handlers,
@@ -172,6 +174,12 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn the_cpu_keeps_data() {
+        let backend: Arc<dyn VyreBackend> = Arc::new(CpuBackend::new());
+        run_resident_data(&backend).unwrap_or_else(|difference| panic!("{difference}: {difference:?}"));
     }
 
     #[test]

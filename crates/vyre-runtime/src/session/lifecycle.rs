@@ -123,6 +123,7 @@ impl Shared {
             (buffers.bindings()?, buffers.mirrors(regions.layout.mirror().offset))
         };
         let request = StartRequest {
+            holder: format!("session {}", self.id),
             regions,
             bindings,
             mirrors,

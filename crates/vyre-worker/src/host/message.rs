@@ -104,6 +104,7 @@ pub(crate) enum Request {
     /// With the h2d region's descriptor, read-only, and the d2h region's.
     Start {
         pipeline: u64,
+        holder: String,
         bindings: Vec<Bound>,
         mirrors: Vec<(Range, u64)>,
         item_deadline: Option<Duration>,

@@ -120,8 +120,9 @@ impl Service {
                 Ok(self.made(&self.buffers, buffer))
             }
             Request::DestroyBuffer { buffer } => {
-                let handle = self.buffers.lock().remove(&buffer).ok_or(Failure::Stale { id: buffer })?;
-                self.backend.destroy_buffer(handle)?;
+                // Refused if a kernel has it bound: it stays known then.
+                self.backend.destroy_buffer(self.buffers.get(buffer)?)?;
+                self.buffers.lock().remove(&buffer);
                 Ok(Reply::Done)
             }
             Request::Write { buffer, byte_offset, from } => {
@@ -154,13 +155,14 @@ impl Service {
                 };
                 Ok(Reply::Dispatched(outcomes.into_iter().map(Outcome::from).collect()))
             }
-            Request::Start { pipeline, bindings, mirrors, item_deadline, lease } => {
+            Request::Start { pipeline, holder, bindings, mirrors, item_deadline, lease } => {
                 let pipeline = self.residents.get(pipeline)?;
                 let bindings = bindings.iter().map(|bound| self.resident_binding(bound));
                 let mirrors = mirrors.iter().map(|(range, d2h_offset)| {
                     Ok(Mirror { source: self.binding(range)?, d2h_offset: *d2h_offset })
                 });
                 let request = StartRequest {
+                    holder,
                     regions: regions_of(fds)?,
                     bindings: bindings.collect::<Result<_, Failure>>()?,
                     mirrors: mirrors.collect::<Result<_, Failure>>()?,

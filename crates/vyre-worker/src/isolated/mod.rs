@@ -270,9 +270,9 @@ impl VyreBackend for IsolatedBackend {
 
     fn destroy_buffer(&self, buffer: BufferHandle) -> Result<(), BackendError> {
         let incarnation = self.shared.alive()?;
-        let number = incarnation.buffers.remove(buffer)?;
+        let number = incarnation.buffers.range(buffer, 0, 0)?;
         match incarnation.worker.call(&Request::DestroyBuffer { buffer: *number }, &[]) {
-            Ok(Reply::Done) => Ok(()),
+            Ok(Reply::Done) => incarnation.buffers.remove(buffer).map(drop),
             other => Err(incarnation.worker.unexpected(other)),
         }
     }

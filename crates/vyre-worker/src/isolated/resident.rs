@@ -41,6 +41,7 @@ impl ResidentPipeline for CompiledResident {
         let mirrors = mirrors.map(|mirror| Ok((incarnation.range(&mirror.source)?, mirror.d2h_offset)));
         let asked = Request::Start {
             pipeline: self.0.remote.number,
+            holder: request.holder,
             bindings: bindings.collect::<Result<_, BackendError>>()?,
             mirrors: mirrors.collect::<Result<_, BackendError>>()?,
             item_deadline: request.item_deadline,

@@ -47,6 +47,8 @@ pub(super) struct Parts {
     #[allow(dead_code, reason = "as above")]
     pub(super) d2h: Arc<RegisteredMemory>,
     pub(super) pinned: Arc<PinnedMemory>,
+    #[allow(dead_code, reason = "as above: what is bound stays while this does")]
+    pub(super) holder: Arc<str>,
     #[allow(dead_code, reason = "as above")]
     pub(super) hold: ReleaseHold,
 }

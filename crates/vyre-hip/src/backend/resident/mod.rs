@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use vyre_driver::region::SharedRegion;
 use vyre_driver::view::DeviceView;
-use vyre_driver::{BackendError, Generation, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest};
+use vyre_driver::{
+    BackendError, Generation, ResidentBinding, ResidentKernel, ResidentPipeline, ResidentSpec, StartRequest,
+};
 
 use super::kernel::{load, refused};
 use super::{GENERATION, Inner, compile_failed};
@@ -254,6 +256,12 @@ impl ResidentPipeline for Pipeline {
             inline: matches!(self.emitted.bindings, emit::Bindings::Inline(_)),
         };
         let memory = Memory::new(&self.inner, &self.spec, &request, &shape, &h2d, &d2h, &pinned)?;
+        let holder = Arc::from(request.holder.as_str());
+        for binding in &request.bindings {
+            if let ResidentBinding::Buffer(binding) = binding {
+                self.inner.buffers.hold(binding.buffer, &holder)?;
+            }
+        }
         // It writes the header, and comes last of what can fail for reasons of the caller's.
         DeviceView::new(regions).map_err(memory::refused)?;
         let stream = Stream::new(context, StreamPriority::High)?;
@@ -269,7 +277,7 @@ impl ResidentPipeline for Pipeline {
         unsafe { self.prepare.launch(&stream, &launch(grid), &memory.argument) }?;
         // SAFETY: as above.
         unsafe { self.kernel.launch(&stream, &launch(grid), &memory.argument) }?;
-        let kernel = Kernel::new(Parts { stream, memory, h2d, d2h, pinned, hold });
+        let kernel = Kernel::new(Parts { stream, memory, h2d, d2h, pinned, holder, hold });
         kernel.wait_until_resident(grid)?;
         Ok(Arc::new(kernel))
     }
