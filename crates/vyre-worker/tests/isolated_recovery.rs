@@ -3,6 +3,7 @@
 mod hosting;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hosting::{DOUBLE, ENDLESS, WAIT, doubles, kill, options, program, signal};
@@ -132,6 +133,30 @@ fn a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is() {
     until_lost(&backend);
     assert_eq!(loss(&backend).cause, LossCause::Unresponsive);
     backend.recover().expect("recovered");
+}
+
+fn a_dispatch_that_needs_a_lane_of_a_stopped_worker_meets_its_own_deadline() {
+    let backend = open(options().silence(Duration::from_secs(5)).grace(Duration::from_millis(100)));
+    let pipeline = backend.compile(&program(DOUBLE)).expect("compiled");
+    let data = backend.create_buffer(&BufferDesc::new("data", DataType::U32, 64)).expect("a buffer");
+    let mut config = DispatchConfig::new([1, 1, 1]);
+    config.deadline = Some(Duration::from_millis(200));
+    let asking = AtomicU32::new(0);
+    signal(backend.worker_pid().expect("a process"), Signal::STOP);
+    std::thread::scope(|scope| {
+        // They have a minute, and take all lanes that there are.
+        for _ in 0..4 {
+            scope.spawn(|| {
+                asking.fetch_add(1, Ordering::SeqCst);
+                drop(backend.create_buffer(&BufferDesc::new("other", DataType::U32, 8)));
+            });
+        }
+        until("nobody asks", || asking.load(Ordering::SeqCst) == 4);
+        (0..1000).for_each(|_| std::thread::yield_now());
+        let lost = pipeline.dispatch(&[data.binding()], &config).expect_err("stopped");
+        let loss = lost.loss().unwrap_or_else(|| panic!("{lost:?}"));
+        assert!(loss.cause == LossCause::Unresponsive && loss.reason.contains("did not answer"), "{loss:?}");
+    });
 }
 
 fn a_spare_has_compiled_everything_before_it_is_needed() {
@@ -448,6 +473,7 @@ fn main() {
         the_fallback_takes_over_only_when_the_budget_is_spent,
         a_stopped_worker_is_unresponsive_and_replaced,
         a_long_dispatch_is_no_silence_but_one_past_deadline_and_grace_is,
+        a_dispatch_that_needs_a_lane_of_a_stopped_worker_meets_its_own_deadline,
         a_spare_has_compiled_everything_before_it_is_needed,
         a_stopped_spare_is_not_waited_for,
         a_spare_that_dies_is_replaced_soon,

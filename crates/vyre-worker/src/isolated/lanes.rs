@@ -1,9 +1,10 @@
 //! The sockets to one worker: each serves one caller at a time.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Instant;
 
 use rustix::net::Shutdown;
+use vyre_driver::wait::RECHECK;
 
 use super::worker::lock;
 use crate::wire::Channel;
@@ -27,8 +28,16 @@ impl Lanes {
         Lanes { first: Mutex::new(first), idle: Mutex::default(), returned: Condvar::new(), all }
     }
 
-    pub(super) fn first(&self) -> MutexGuard<'_, Arc<Channel>> {
-        lock(&self.first)
+    /// The first lane, unless others ask for lanes on it until then.
+    pub(super) fn first_by(&self, until: Instant) -> Option<MutexGuard<'_, Arc<Channel>>> {
+        loop {
+            match self.first.try_lock() {
+                Ok(first) => return Some(first),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(RECHECK),
+            }
+        }
     }
 
     pub(super) fn add(&self, lane: Channel) -> Arc<Channel> {

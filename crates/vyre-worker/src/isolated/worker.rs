@@ -420,7 +420,7 @@ impl Worker {
         if let Some(lane) = connection.lanes.idle() {
             return Ok(lane);
         }
-        let lane = match self.new_lane(connection) {
+        let lane = match self.new_lane(connection, until) {
             Err(Broken::NoLane(error)) => {
                 tracing::warn!(%error, "no further lane to a worker; waiting for another");
                 let until = until.unwrap_or_else(|| in_at_most(self.limits.call));
@@ -436,11 +436,14 @@ impl Worker {
         Ok(lane)
     }
 
-    fn new_lane(&self, connection: &Connection) -> Result<Arc<Channel>, Broken> {
+    fn new_lane(&self, connection: &Connection, until: Option<Instant>) -> Result<Arc<Channel>, Broken> {
         let (ours, theirs) = Channel::pair().map_err(|error| Broken::NoLane(own_failure(&error)))?;
-        let until = Some(in_at_most(self.limits.call));
-        let first = connection.lanes.first();
-        match self.exchange(&first, connection, &Request::Lane, &[theirs.fd()], until)? {
+        // Whoever waits for a lane has less time for the answer.
+        let most = in_at_most(self.limits.call);
+        let until = until.map_or(most, |until| until.min(most));
+        let first = connection.lanes.first_by(until);
+        let first = first.ok_or(WireError::TimedOut { waited_for: "for a lane" })?;
+        match self.exchange(&first, connection, &Request::Lane, &[theirs.fd()], Some(until))? {
             Ok(Reply::Done) => Ok(connection.lanes.add(ours)),
             Ok(reply) => Err(Broken::Nonsense(format!("{reply:?} when asked for a lane"))),
             // It has no thread for one.
