@@ -101,6 +101,7 @@ const FREE: &[i64] = &[
     libc::SYS_rseq,
     libc::SYS_clone3, // Answered by the first filter.
     libc::SYS_sched_yield,
+    libc::SYS_membarrier,
     libc::SYS_sched_getaffinity,
     libc::SYS_exit,
     libc::SYS_exit_group,
