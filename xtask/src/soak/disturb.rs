@@ -34,11 +34,13 @@ pub(super) struct Recovered {
     pub(super) kind: &'static str,
     /// Until the session knew.
     pub(super) noticed: f64,
-    /// Until nothing of the old worker ran, after that.
+    /// Until the old worker's process was gone, after that.
     pub(super) gone: f64,
-    /// Until the next one had everything that it needs, after that.
+    /// Until there was another one, after that.
     pub(super) ready: f64,
-    /// Until items that are suspect had been run alone and a kernel ran for all, after that.
+    /// Until everything was compiled and uploaded in it, after that.
+    pub(super) rebuilt: f64,
+    /// Until suspects had been run alone and a kernel ran for all, after that.
     pub(super) sorted: f64,
     /// Until an item submitted then had its answer, all in all.
     pub(super) serving: f64,
@@ -152,14 +154,17 @@ impl Striker<'_> {
         let report = self.recovery(kind, before)?;
         let serving = self.serve()?;
         self.ledger.losses.end();
-        let [gone, ready, sorted] =
-            [report.gone_after, report.rebuilt_after, report.serving_after].map(Option::unwrap_or_default);
+        let replacement = self.backend.last_replacement().context("no worker was replaced")?;
+        let [rebuilt, served] = [report.rebuilt_after, report.serving_after].map(Option::unwrap_or_default);
+        let asked = replacement.asked.saturating_duration_since(report.noticed);
+        let replaced = asked + replacement.gone_after + replacement.ready_after;
         Ok(Recovered {
             kind,
             noticed: ms(report.noticed.saturating_duration_since(begun)),
-            gone: ms(gone),
-            ready: ms(ready.saturating_sub(gone)),
-            sorted: ms(sorted.saturating_sub(ready)),
+            gone: ms(asked + replacement.gone_after),
+            ready: ms(replacement.ready_after),
+            rebuilt: ms(rebuilt.saturating_sub(replaced)),
+            sorted: ms(served.saturating_sub(rebuilt)),
             serving: ms(serving.saturating_duration_since(begun)),
             replayed: report.replayed,
             failed: report.failed.iter().map(|(_, count)| count).sum(),

@@ -119,7 +119,7 @@ impl fmt::Display for Report {
         let mut kinds: BTreeMap<&str, Vec<&Recovered>> = BTreeMap::new();
         self.told.losses.iter().for_each(|loss| kinds.entry(loss.kind).or_default().push(loss));
         if !kinds.is_empty() {
-            let heads = ["noticed", "gone", "ready", "sorted out", "serving"];
+            let heads = ["noticed", "gone", "ready", "rebuilt", "sorted out", "serving"];
             writeln!(
                 f,
                 "{:<20} {:>5} {}",
@@ -135,6 +135,7 @@ impl fmt::Display for Report {
                 of(|loss| loss.noticed),
                 of(|loss| loss.gone),
                 of(|loss| loss.ready),
+                of(|loss| loss.rebuilt),
                 of(|loss| loss.sorted),
                 of(|loss| loss.serving),
             ];
