@@ -94,8 +94,10 @@ struct VyreRing {
   unsigned int capacity;
   // Its logarithm.
   unsigned int shift;
+  // Host memory: for each slot one more than the ticket that is not to begin.
+  unsigned long long cancellations;
 };
-static_assert(sizeof(VyreRing) == 72, "VyreRing");
+static_assert(sizeof(VyreRing) == 80, "VyreRing");
 static_assert(offsetof(VyreRing, slots) == 0, "VyreRing.slots");
 static_assert(offsetof(VyreRing, completions) == 8, "VyreRing.completions");
 static_assert(offsetof(VyreRing, first) == 16, "VyreRing.first");
@@ -106,6 +108,7 @@ static_assert(offsetof(VyreRing, marks) == 48, "VyreRing.marks");
 static_assert(offsetof(VyreRing, marked) == 56, "VyreRing.marked");
 static_assert(offsetof(VyreRing, capacity) == 64, "VyreRing.capacity");
 static_assert(offsetof(VyreRing, shift) == 68, "VyreRing.shift");
+static_assert(offsetof(VyreRing, cancellations) == 72, "VyreRing.cancellations");
 
 // A table that a resident kernel copies into host memory.
 struct VyreMirror {
@@ -134,7 +137,7 @@ struct VyreResident {
   unsigned long long command;
   // Host memory, three words: whether it is resident, how many workgroups were by then, how it ended.
   unsigned long long status;
-  // Host memory: the abort flag.
+  // Host memory: the abort flag, and in the upper half whether a cancellation was ever asked for.
   unsigned long long abort;
   // Host memory: the lease.
   unsigned long long lease;

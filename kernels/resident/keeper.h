@@ -261,10 +261,11 @@ VYRE_FUNCTION void vyre_keep(const VyreResident& kernel, VyreLive* live) {
   vyre_gather(kernel, live);
   for (;;) {
     const u32 command = vyre_look_at_host(vyre_global<const u32>(kernel.command));
-    const u32 abort = vyre_look_at_host(vyre_global<const u32>(kernel.abort));
+    const u64 flags = vyre_look_at_host(vyre_global<const u64>(kernel.abort));
     if (vyre_wave_lane() == 0) {
       if (command != VYRE_RUNNING) vyre_advance(live, command);
-      vyre_tell(&live->abort, abort);
+      vyre_tell(&live->abort, (u32)flags);
+      vyre_tell(&live->cancellations, (u32)(flags >> 32));
     }
     const u32 phase = vyre_wave_from(vyre_look(&live->phase), 0);
     const bool alone = phase != VYRE_RUNNING && vyre_wave_all(vyre_look(&live->left) + 1 == gridDim.x);

@@ -99,6 +99,8 @@ VYRE_FUNCTION void vyre_resident(const VyreResident& kernel, const Bindings& bin
 VYRE_FUNCTION void vyre_prepare(const VyreResident& kernel) {
   VyreLive* live = vyre_global<VyreLive>(kernel.live);
   const u64 self = (u64)blockIdx.x * blockDim.x + threadIdx.x, all = (u64)gridDim.x * blockDim.x;
+  // Those asked for before the start are seen by whoever begins an item.
+  if (self == 0) live->cancellations = (u32)(vyre_look_at_host(vyre_global<const u64>(kernel.abort)) >> 32);
   for (u32 index = 0; index < kernel.ring_count; index++) {
     const VyreRing ring = vyre_ring(kernel, index);
     if (self == 0) {

@@ -89,13 +89,18 @@ VYRE_FUNCTION void vyre_pass_on(const VyreResident& kernel, const VyreRing& ring
 template <class Lane, class Accounting>
 VYRE_FUNCTION void vyre_run_lane(const VyreResident& kernel, VyreLive* live, const VyreRing& ring,
                                  typename Lane::Context& vyre, typename Accounting::Context& counting,
-                                 VyreLaneShared& shared, VyreLaneState& lane, bool resuming) {
+                                 VyreLaneShared& shared, VyreLaneState& lane, bool resuming, bool cancellations) {
   VyreItem item;
   vyre_unstage(shared, lane, item);
   const bool shutdown = item.opcode == VYRE_SHUTDOWN && item.tenant == 0;
   if (!lane.released && !lane.resumed && (shutdown || item.opcode == VYRE_BATCH_FENCE)) {
     if (shutdown) vyre_atomic_min<VYRE_RELAXED, VYRE_DEVICE>(&live->closed[lane.ring].next, item.ticket);
     vyre_pass_on(kernel, ring, &live->parked, kernel.parked, shutdown ? VYRE_KIND_SHUTDOWN : VYRE_KIND_FENCE, lane, item);
+    lane.state = VyreLaneState::IDLE;
+    return;
+  }
+  if (cancellations && !lane.resumed && !shutdown && vyre_is_cancelled(ring, item.ticket)) {
+    vyre_complete(ring, item.ticket, VyreOutcome{VYRE_FAULT, VYRE_FAULT_ABANDONED, 0}, false);
     lane.state = VyreLaneState::IDLE;
     return;
   }
@@ -181,6 +186,8 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
   if (resuming) worker += threadIdx.x / vyre_subgroup_size();
   if (threadIdx.x == 0) shared.leaving = 0;
   bool leaving = false;
+  // Whether any was ever asked for: until then nobody looks at the host's words. Asked now and then.
+  bool cancellations = vyre_look(&live->cancellations) != 0;
   u64 closed = ~0ull;
   for (;;) {
     if (!resuming) {
@@ -192,6 +199,7 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
         vyre_say_busy(kernel, worker, ring_index, shared.base, kernel.claim);
       }
       vyre_barrier();
+      cancellations = vyre_look(&live->cancellations) != 0;
       lane.ticket = shared.base + threadIdx.x;
       lane.runs = 0;
       lane.resumed = false;
@@ -211,13 +219,14 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       if (lane.state == VyreLaneState::READY && fresh && lane.ticket > closed) lane.state = VyreLaneState::IDLE;
       const bool ready = lane.state == VyreLaneState::READY;
       if (ready) {
-        vyre_run_lane<Lane, Accounting>(kernel, live, ring, vyre, counting, shared, lane, resuming);
+        vyre_run_lane<Lane, Accounting>(kernel, live, ring, vyre, counting, shared, lane, resuming, cancellations);
         if (resuming) vyre_finish(&live->ready, 1);
       }
       if (!resuming && vyre_wave_all(lane.state == VyreLaneState::IDLE)) break;
       if (looks % 16 == 0) {
         const u32 phase = vyre_wave_from(vyre_look(&live->phase), 0);
         closed = vyre_look(&live->closed[lane.ring].next);
+        cancellations = vyre_look(&live->cancellations) != 0;
         if (phase == VYRE_ABORTING || (phase != VYRE_RUNNING && lane.state == VyreLaneState::WAITING)) {
           lane.state = VyreLaneState::IDLE;
         }

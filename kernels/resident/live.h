@@ -25,6 +25,7 @@ struct alignas(128) VyreTail {
 struct VyreLive {
   alignas(128) u32 phase;
   u32 abort;              // the host's flag
+  u32 cancellations;      // other than zero once the host has asked for one
   u32 shut_down;          // a shutdown has run
   alignas(128) u32 arrived;  // workgroups that run
   u32 left;               // workgroups that have left

@@ -45,6 +45,11 @@ VYRE_FUNCTION void vyre_complete(const VyreRing& ring, u64 ticket, const VyreOut
   vyre_atomic_max<VYRE_RELAXED, VYRE_DEVICE>(vyre_global<u64>(ring.laps) + slot, (ticket >> ring.shift) + 1);
 }
 
+// Whether the host would rather that a ticket's item not begin.
+VYRE_FUNCTION bool vyre_is_cancelled(const VyreRing& ring, u64 ticket) {
+  return vyre_look_at_host(vyre_global<const u64>(ring.cancellations) + vyre_slot(ring, ticket)) == ticket + 1;
+}
+
 // An item that is passed on, in device memory by its slot.
 struct alignas(16) VyreRecord {
   u32 words[12];

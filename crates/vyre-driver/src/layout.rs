@@ -21,7 +21,7 @@ pub const H2D_MAGIC: u64 = u64::from_le_bytes(*b"VYREH2D\0");
 /// First word of the d2h region: "VYRED2H" and a zero byte.
 pub const D2H_MAGIC: u64 = u64::from_le_bytes(*b"VYRED2H\0");
 /// Version of everything on this page.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a header, the ring table included.
 pub const HEADER_BYTES: u64 = 512;
 /// Rings a session may have.
@@ -44,6 +44,8 @@ pub const FIRST_TICKET_END: u64 = 1 << 51;
 pub const SLOT_BYTES: u64 = 64;
 /// Bytes of a completion.
 pub const COMPLETION_BYTES: u64 = 16;
+/// Bytes of a slot's cancellation word.
+pub const CANCELLATION_BYTES: u64 = 8;
 /// Bytes of an IO request.
 pub const IO_REQUEST_BYTES: u64 = 32;
 /// Bytes of an IO reply.
@@ -53,6 +55,9 @@ pub const IO_REPLY_BYTES: u64 = 16;
 pub const HOST_LEASE: u64 = HEADER_BYTES;
 /// h2d: the abort flag, a u32.
 pub const ABORT_FLAG: u64 = HEADER_BYTES + 8;
+/// h2d: whether a cancellation was ever asked for, a u32. With the abort flag it makes an aligned double word, which a
+/// device reads at once.
+pub const ANY_CANCELLATION: u64 = ABORT_FLAG + 4;
 /// h2d: the doorbell, a u32 that parked consumers wait on.
 pub const DOORBELL: u64 = HEADER_BYTES + LINE;
 /// h2d: how many host threads are parked, a u32.
@@ -75,6 +80,7 @@ const RING_ENTRY_BYTES: u64 = 32;
 const CHECKSUM: u64 = HEADER_BYTES - 8;
 const _: () = assert!(RING_TABLE + RING_ENTRY_BYTES * MAX_RINGS as u64 <= CHECKSUM);
 const _: () = assert!(SLOT_BYTES == 4 * 4 * 4 && COMPLETION_BYTES == 4 * 4);
+const _: () = assert!(ABORT_FLAG.is_multiple_of(8) && ANY_CANCELLATION + 4 <= DOORBELL);
 const _: () = assert!(HEADER_BYTES.is_multiple_of(LINE) && LINE.is_multiple_of(SLOT_BYTES));
 
 /// What a session's regions must hold.
@@ -126,6 +132,8 @@ pub struct RingLayout {
     pub start_record: Section,
     /// h2d: the slots.
     pub slots: Section,
+    /// h2d: for each slot the ticket that is not to begin, and one: a u64.
+    pub cancellations: Section,
     /// d2h: the completions.
     pub completions: Section,
 }
@@ -174,6 +182,7 @@ impl RegionLayout {
                     capacity,
                     start_record: h2d.section(8 + slots.div_ceil(64) * 8, LINE),
                     slots: h2d.section(slots * SLOT_BYTES, LINE),
+                    cancellations: h2d.section(slots * CANCELLATION_BYTES, LINE),
                     completions: d2h.section(slots * COMPLETION_BYTES, LINE),
                 }
             })
@@ -317,6 +326,7 @@ impl RegionLayout {
                 HeaderField::word("ring capacity", at, ring.capacity),
                 HeaderField::double("ring start record offset", at + 8, ring.start_record.offset),
                 HeaderField::double("ring slots offset", at + 16, ring.slots.offset),
+                HeaderField::double("ring cancellations offset", at + 24, ring.cancellations.offset),
             ]);
         }
         with_checksum(fields)

@@ -49,6 +49,7 @@ fn fixed_words() {
     let expected = [
         ("h2d", layout::HOST_LEASE, 8, "host lease"),
         ("h2d", layout::ABORT_FLAG, 4, "abort flag"),
+        ("h2d", layout::ANY_CANCELLATION, 4, "any cancellation"),
         ("h2d", layout::DOORBELL, 4, "doorbell"),
         ("h2d", layout::HOST_WAITERS, 4, "host waiters"),
         ("d2h", layout::HEARTBEAT, 8, "heartbeat"),

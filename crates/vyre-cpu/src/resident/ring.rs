@@ -9,7 +9,7 @@ use std::sync::atomic::{
 use vyre_driver::layout::RingLayout;
 use vyre_driver::protocol::{Status, opcode};
 use vyre_driver::region::{ReadOnlyU64, SessionRegions};
-use vyre_driver::ring::{Cells, Claims, MappedCells, RingConsumer, RingError, SlotImage};
+use vyre_driver::ring::{Cancellations, Cells, Claims, MappedCells, RingConsumer, RingError, SlotImage};
 
 /// What a consumer has to know of an item before it runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub(super) enum Head {
 pub(super) struct Ring {
     pub(super) index: u32,
     pub(super) consumer: RingConsumer,
+    pub(super) cancellations: Cancellations,
     completions: MappedCells<AtomicU64, 2>,
     slots: MappedCells<ReadOnlyU64, 8>,
     /// The first ticket of this incarnation, and one bit for each of the next ones that is acknowledged.
@@ -65,6 +66,7 @@ impl Ring {
         Ok(Ring {
             index,
             consumer: RingConsumer::new(regions, index)?,
+            cancellations: Cancellations::new(regions, index)?,
             completions: MappedCells::<AtomicU64, 2>::writable(&regions.d2h, layout.completions)?,
             slots: MappedCells::<ReadOnlyU64, 8>::read_only(&regions.h2d, layout.slots)?,
             first: word(record.offset)?,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vyre_driver::protocol::flags;
+use vyre_driver::protocol::{Fault, flags};
 use vyre_driver::ring::{ClaimedTicket, Completion, SlotImage};
 use vyre_driver::view::InFlight;
 use vyre_driver::wait::RECHECK;
 
 use super::kernel::{Phase, Shared};
 use super::parking::Held;
-use super::ring::{Head, Ring};
+use super::ring::{Head, Kind, Ring};
 use super::runner::{BATCH, Outcome, Runner, was_stopped};
 use super::turns::Turns;
 
@@ -205,10 +205,17 @@ impl Worker {
     /// Runs the items held and does with each what its outcome says.
     fn run_held(&mut self) -> Turn {
         let shared = Arc::clone(&self.shared);
-        let Some(first) = self.held.first() else { return Turn::Idle };
-        let ring = shared.rings.get(first.ring).map_or(0, |ring| ring.index);
+        let Some(ring) = self.held.first().and_then(|first| shared.rings.get(first.ring)) else {
+            return Turn::Idle;
+        };
+        let abandoned = ring.cancellations.any() && self.abandon_cancelled(&shared, ring);
+        let (Some(first), Some(last)) = (self.held.first(), self.held.last()) else {
+            return Turn::Progress;
+        };
         let by_workgroup = first.by_workgroup;
-        let busy = InFlight { ring, first: first.ticket.position(), count: self.held.len() as u32 };
+        let first = first.ticket.position();
+        let count = last.ticket.position().wrapping_sub(first).wrapping_add(1) as u32;
+        let busy = InFlight { ring: ring.index, first, count };
         self.say(Some(busy));
         shared.mirrors.begin_change();
         self.items.clear();
@@ -223,7 +230,7 @@ impl Worker {
             self.runner.run_lanes(&shared.programs, &self.items, &stop, &mut self.outcomes);
         }
         shared.mirrors.end_change();
-        let mut turn = Turn::Requeued;
+        let mut turn = if abandoned { Turn::Progress } else { Turn::Requeued };
         let aborting = shared.control.phase() == Phase::Aborting;
         for (held, outcome) in self.held.drain(..).zip(self.outcomes.drain(..)) {
             // What was cut short to leave is not at fault: it stays unacknowledged.
@@ -253,6 +260,25 @@ impl Worker {
         }
         self.say(None);
         turn
+    }
+
+    /// Ends the items held that have not begun and that the host would rather not see begun; says whether there were any.
+    #[cold]
+    fn abandon_cancelled(&mut self, shared: &Shared, ring: &Ring) -> bool {
+        let is_cancelled = |held: &mut Held| {
+            let has_begun = u32::from(held.image.flags) & flags::RESUMED != 0;
+            let stops = Kind::of(&held.image) == Kind::Shutdown;
+            !has_begun && !stops && ring.cancellations.is_asked(held.ticket.position())
+        };
+        let mut any = false;
+        for held in self.held.extract_if(.., is_cancelled) {
+            complete(shared, held.ring, held.ticket, Completion::fault(Fault::Abandoned));
+            any = true;
+        }
+        if any {
+            shared.completed.notify();
+        }
+        any
     }
 
     /// Looks after what is parked; says whether something moved.

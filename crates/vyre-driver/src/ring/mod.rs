@@ -10,6 +10,7 @@
 //!
 //! docs/protocol.md has the words, docs/memory-ordering.md the argument why they are enough.
 
+mod cancel;
 mod consumer;
 mod error;
 mod image;
@@ -24,6 +25,7 @@ mod tracking;
 mod word;
 mod work_item;
 
+pub use cancel::Cancellations;
 pub use consumer::{Claimed, ClaimedTicket, Claims, RingConsumer};
 pub use error::RingError;
 pub use image::{Completion, SlotImage};

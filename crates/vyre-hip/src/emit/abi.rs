@@ -140,7 +140,7 @@ abi! {
     }
 
     /// One ring of a resident kernel, in device memory.
-    struct Ring("VyreRing", 72) {
+    struct Ring("VyreRing", 80) {
         /// The host's slots.
         slots: u64 @ 0,
         /// The completions, in host memory.
@@ -161,6 +161,8 @@ abi! {
         capacity: u32 @ 64,
         /// Its logarithm.
         shift: u32 @ 68,
+        /// Host memory: for each slot one more than the ticket that is not to begin.
+        cancellations: u64 @ 72,
     }
 
     /// A table that a resident kernel copies into host memory.
@@ -185,7 +187,7 @@ abi! {
         command: u64 @ 16,
         /// Host memory, three words: whether it is resident, how many workgroups were by then, how it ended.
         status: u64 @ 24,
-        /// Host memory: the abort flag.
+        /// Host memory: the abort flag, and in the upper half whether a cancellation was ever asked for.
         abort: u64 @ 32,
         /// Host memory: the lease.
         lease: u64 @ 40,

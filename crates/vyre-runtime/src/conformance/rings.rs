@@ -1,12 +1,12 @@
-//! Three rings under four producers: what is slow below delays nothing above, fences hold in their own ring, and each
-//! item runs once, whatever its priority.
+//! Three rings under four producers: what is slow below delays nothing above, fences hold in their own ring, each item
+//! runs once, whatever its priority, and what is cancelled in time does not.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use vyre_driver::VyreBackend;
+use vyre_driver::{Fault, VyreBackend};
 use vyre_foundation::DataType;
 use vyre_foundation::builder::Operand;
 
@@ -35,7 +35,9 @@ const BEGUN: u32 = PRODUCERS;
 const GATE: u32 = PRODUCERS + 1;
 /// Of the items without tickets.
 const DETACHED: u32 = PRODUCERS + 2;
-const WORDS: u32 = PRODUCERS + 3;
+/// Of those half of which are cancelled.
+const HALF: u32 = PRODUCERS + 3;
+const WORDS: u32 = PRODUCERS + 4;
 /// Items before each fence.
 const BEFORE_A_FENCE: u32 = 12;
 /// The longest that anything may take.
@@ -80,13 +82,15 @@ pub fn run_rings(backend: &Arc<dyn VyreBackend>, rounds: u32) -> Result<u64, Non
     let session = check.ok(check.ok(megakernel)?.start_with(options))?;
     let mut items = slow_below(&check, &session)?;
     items += under_load(&check, &session, rounds)?;
+    let cancelled = half_cancelled(&check, &session)?;
+    items += cancelled * 2;
     check.ok(session.drain(WAIT))?;
     check.same("the items without tickets", word(&check, &session, DETACHED)?, PRODUCERS * rounds)?;
     check.ok(session.stop())?;
     let telemetry = session.telemetry();
     check.same("the items submitted", telemetry.submitted, items)?;
     check.same("the items acknowledged", telemetry.acknowledged, items)?;
-    check.same("the items that ended well", telemetry.done, items)?;
+    check.same("the items that ended well", telemetry.done, items - cancelled)?;
     check.same("the rings in use", telemetry.rings.iter().filter(|ring| ring.acknowledged > 0).count(), 3)?;
     Ok(items)
 }
@@ -141,6 +145,34 @@ fn under_load(check: &Check, session: &PersistentSession, rounds: u32) -> Result
         let counted = counts.sum::<Result<u64, Nonconformance>>();
         restarted.and(counted)
     })
+}
+
+/// Cancels every other item of those that no kernel has seen; how many.
+fn half_cancelled(check: &Check, session: &PersistentSession) -> Result<u64, Nonconformance> {
+    check.ok(session.quiesce(WAIT))?;
+    let mut cancelled = 0;
+    let mut tickets = Vec::new();
+    for n in 0..40 {
+        for priority in ALL {
+            let ticket = check.ok(session.submit(item(ADD, priority, [HALF, n, n % 3])))?;
+            if n % 2 == 1 {
+                check.same("whether an item is open", check.ok(ticket.cancel())?, true)?;
+                cancelled += 1;
+            }
+            tickets.push((n, ticket));
+        }
+    }
+    check.ok(session.restart(WAIT))?;
+    for (n, ticket) in tickets {
+        let ended = match session.wait(&ticket, WAIT) {
+            Err(MegakernelError::Faulted { fault, .. }) => Err(fault),
+            done => Ok(check.ok(done)?.result()),
+        };
+        let expected = if n % 2 == 1 { Err(Fault::Abandoned) } else { Ok(n.into()) };
+        check.same(&format!("the end of item {n} in ring {}", ticket.ring()), ended, expected)?;
+    }
+    check.same("the items not cancelled", u64::from(word(check, session, HALF)?), cancelled)?;
+    Ok(cancelled)
 }
 
 /// Items and a fence behind them in one ring, then a look at what they did; how many items.

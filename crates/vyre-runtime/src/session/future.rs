@@ -39,8 +39,8 @@ impl Deadline {
 /// device completes the item. It never stays pending for good, because every ticket is answered: after a
 /// device loss or a stop it ends in the fault that says so.
 ///
-/// Dropping the future of a ticket forgets the item, which still runs: a slot that was published cannot be
-/// taken back. Dropping the future of a *reference* leaves the ticket as good as before.
+/// Dropping the future of a ticket forgets the item, which still runs: [cancel](Ticket::cancel) the ticket first if
+/// it need not. Dropping the future of a *reference* leaves the ticket as good as before.
 ///
 /// ```
 /// # use std::sync::Arc;

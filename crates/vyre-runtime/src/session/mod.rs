@@ -22,7 +22,8 @@
 //! `future` and `event` are other ways to wait, `wakers` is what wakes them.
 //!
 //! Absent on purpose: batch dispatch (see [`crate::batch`]), retries of full rings (the caller knows what
-//! else it could do), and taking a published item back (its slot belongs to the device: forget the ticket).
+//! else it could do), and taking a published item back (its slot belongs to the device, which may be asked to
+//! answer without beginning it: [`Ticket::cancel`]).
 
 mod barrier;
 mod buffers;
@@ -222,8 +223,10 @@ impl PersistentSession {
         Ok(self.ticket(first))
     }
 
-    /// Submits a window. If the ring has no room for all of it, its lookahead items are cancelled; its
-    /// required items are submitted all or none.
+    /// Submits a window. If its ring has no room for all of it, its lookahead items are cancelled; its
+    /// required items are submitted all or none. If these find no room either, the lookahead items of all open windows
+    /// of that ring for which nobody waits are cancelled as [`cancel_lookahead`](Self::cancel_lookahead) does: the
+    /// answer is [`MegakernelError::RingFull`], and another try finds the room that they leave.
     ///
     /// # Errors
     ///
@@ -270,8 +273,8 @@ impl PersistentSession {
         CompletionFd::new(&self.handle.shared)
     }
 
-    /// Gives the lookahead items of a window up and says how many they were. A published slot cannot be taken
-    /// back: they may still run, but nobody has to wait for them, and their slots free themselves.
+    /// Cancels the lookahead items of a window and says how many they were. Those that have begun end as ever, but
+    /// nobody has to wait for any of them, and their slots free themselves.
     ///
     /// # Errors
     ///

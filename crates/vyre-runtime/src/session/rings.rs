@@ -9,8 +9,10 @@
 //! Inside a session a ticket is its *key*: the ring in the top byte, the position in that ring below it. So the keys of
 //! the first ring, which is the only one of most sessions, are positions, and tickets in a row have keys in a row.
 
+use std::sync::Arc;
+
 use vyre_driver::region::SessionRegions;
-use vyre_driver::ring::{RawTicket, RingError, RingProducer, SlotImage};
+use vyre_driver::ring::{Cancellations, RawTicket, RingError, RingProducer, SlotImage};
 
 use crate::descriptor::Priority;
 use crate::error::MegakernelError;
@@ -84,15 +86,23 @@ pub(super) struct Rings {
     /// By itself, so that a session of one ring pays for no look at a list.
     first: RingProducer,
     others: Box<[RingProducer]>,
+    /// Which items are not to begin, ring by ring.
+    cancellations: Box<[Arc<Cancellations>]>,
 }
 
 impl Rings {
-    /// A producer for each ring, made by the caller.
+    /// The rings of some regions, each with the producer that the caller makes.
     pub(super) fn new(
-        count: u32,
-        mut make: impl FnMut(u32) -> Result<RingProducer, RingError>,
+        regions: &SessionRegions,
+        make: impl Fn(u32, &Arc<Cancellations>) -> Result<RingProducer, RingError>,
     ) -> Result<Rings, RingError> {
-        Ok(Rings { first: make(0)?, others: (1..count).map(make).collect::<Result<_, _>>()? })
+        let cancellations = (0..regions.layout.rings().len() as u32)
+            .map(|ring| Cancellations::new(regions, ring).map(Arc::new))
+            .collect::<Result<Box<[_]>, _>>()?;
+        let mut producers = (0..).zip(&cancellations).map(|(ring, wishes)| make(ring, wishes));
+        let first = producers.next().unwrap_or(Err(RingError::NoSuchRing { ring: 0, rings: 0 }))?;
+        let others = producers.collect::<Result<_, _>>()?;
+        Ok(Rings { first, others, cancellations })
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -176,6 +186,12 @@ impl Rings {
     pub(super) fn place(&self, key: u64) -> usize {
         let capacity = u64::from(self.capacity());
         (u64::from(ring_of(key)) * capacity + (key & capacity.wrapping_sub(1))) as usize
+    }
+
+    /// Wishes that an item not begin.
+    pub(super) fn cancel(&self, key: u64) -> Result<(), RingError> {
+        let wishes = self.cancellations.get(ring_of(key) as usize);
+        wishes.map_or(Ok(()), |wishes| wishes.ask(position_of(key)))
     }
 
     /// Whether a ticket has been acknowledged.

@@ -411,6 +411,15 @@ impl Shared {
         Ok(taken)
     }
 
+    /// Wishes that an item not begin; says whether it had no answer yet.
+    pub(super) fn cancel(&self, raw: RawTicket) -> Result<bool, MegakernelError> {
+        let answered = self.rings.of(raw).poll_raw(raw).map_err(ring_error("cancel an item"))?;
+        if answered.is_none() {
+            self.rings.cancel(self.rings.key(raw)).map_err(ring_error("cancel an item"))?;
+        }
+        Ok(answered.is_none())
+    }
+
     /// Waits for the completion and takes it.
     #[inline]
     pub(super) fn wait(&self, raw: RawTicket, timeout: Duration) -> Result<Completion, MegakernelError> {

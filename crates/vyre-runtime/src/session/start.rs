@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use vyre_driver::ResidentPipeline;
 use vyre_driver::arena::Arena;
 use vyre_driver::io_queue::HostIo;
 use vyre_driver::region::SessionRegions;
-use vyre_driver::ring::{Completion, ProducerOptions, RingProducer};
+use vyre_driver::ring::{Cancellations, Completion, ProducerOptions, RingProducer};
 use vyre_driver::view::HostView;
 use vyre_driver::wait::Waiter;
+use vyre_driver::{Fault, ResidentPipeline};
 
 use super::buffers::DeviceBuffers;
 use super::lifecycle::Control;
@@ -113,18 +113,23 @@ impl PersistentSession {
         let Prepared { worker_groups, pipeline, buffers } = prepared;
         let arena = Arena::new(&regions).map_err(ring_error("make the payload arena"))?;
         let detached_faults: Arc<Mutex<Vec<(u64, Completion)>>> = Arc::default();
-        let producer = |ring| {
-            let reported = Arc::clone(&detached_faults);
+        let producer = |ring, cancellations: &Arc<Cancellations>| {
+            let (reported, cancelled) = (Arc::clone(&detached_faults), Arc::clone(cancellations));
             let options = ProducerOptions {
                 first_ticket: 0,
                 arena: Some(Arc::clone(&arena)),
                 on_detached_fault: Some(Box::new(move |ticket, completion| {
+                    // Whoever cancelled an item and forgot it wants to hear nothing of it.
+                    let abandoned = completion.as_fault() == Some(Fault::Abandoned);
+                    if abandoned && cancelled.is_asked(ticket.position()) {
+                        return;
+                    }
                     lock(&reported).push((key_of(ring, ticket.position()), completion));
                 })),
             };
             RingProducer::new(&regions, ring, options)
         };
-        let rings = Rings::new(options.rings, producer).map_err(ring_error("make the rings"))?;
+        let rings = Rings::new(&regions, producer).map_err(ring_error("make the rings"))?;
         let timing = Timing::new(&options, &rings)?;
         let id = NEXT_SESSION.fetch_add(1, Ordering::Relaxed);
         let publisher = Publisher::wanted(options.observe.as_deref(), id)?;

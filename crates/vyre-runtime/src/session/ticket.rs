@@ -11,7 +11,7 @@ use super::shared::{Shared, ring_error};
 use crate::error::MegakernelError;
 
 /// The right to the answer of one item, and proof of which session and device generation it was submitted
-/// to. Dropping it forgets the item: it still runs, its slot is freed when it is finished, and a fault goes
+/// to. Dropping it forgets the item: it still runs unless it was [cancelled](Ticket::cancel), its slot is freed when it is finished, and a fault goes
 /// to the session's handler for detached faults.
 #[must_use = "a dropped ticket forgets its item"]
 pub struct Ticket {
@@ -35,6 +35,19 @@ impl Ticket {
     /// [`ring_of`](super::ring_of) and [`position_of`](super::position_of) take it apart.
     pub fn key(&self) -> u64 {
         self.shared.rings.key(self.raw)
+    }
+
+    /// Asks that the item not begin, and says whether it was without an answer until then. The ticket stays good: the item
+    /// ends in [`Fault::Abandoned`](vyre_driver::Fault::Abandoned) if it is found queued, and as ever if it has begun. Once
+    /// an item is admitted it has begun, so one that runs again, waits for IO, or waits for a workgroup goes on; a fence is
+    /// asked when it is let go, and a SHUTDOWN never. What is cancelled counts towards no quota, and neither as done nor as
+    /// faulted.
+    ///
+    /// # Errors
+    ///
+    /// [`MegakernelError::Ring`] for a ticket already taken.
+    pub fn cancel(&self) -> Result<bool, MegakernelError> {
+        self.shared.cancel(self.raw)
     }
 
     /// The session's number: no two sessions of a process share one.

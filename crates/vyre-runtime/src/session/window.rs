@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use vyre_driver::ring::Completion;
 
-use super::shared::{Shared, lock};
+use super::rings::ring_of;
+use super::shared::{Shared, lock, ring_error};
 use crate::descriptor::{Publish, WindowClass, WindowDescriptor};
 use crate::error::MegakernelError;
 
@@ -64,7 +65,7 @@ impl Pending {
         Pending { next: first, left: count as u64, done: Vec::new(), gone: None }
     }
 
-    fn positions(&self) -> Range<u64> {
+    fn keys(&self) -> Range<u64> {
         self.next..self.next.wrapping_add(self.left)
     }
 }
@@ -183,9 +184,13 @@ impl Shared {
                 if required < images.len() =>
             {
                 let needed = images.get(..required).unwrap_or_default();
-                (self.publish(needed, None, true)?, required)
+                let published = self.publish(needed, None, true);
+                (published.inspect_err(|error| self.make_way(&mut open, error))?, required)
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.make_way(&mut open, &error);
+                return Err(error);
+            }
         };
         let lookahead = submitted - required;
         let window = Open {
@@ -222,22 +227,46 @@ impl Shared {
         items.finish(&self.windows)
     }
 
-    /// Gives the lookahead items of a window up; returns how many.
+    /// Cancels the lookahead items of a window; returns how many.
     pub(super) fn cancel_lookahead(&self, id: u32) -> Result<u32, MegakernelError> {
         let mut items = self.windows.borrow(id, WindowClass::Lookahead)?;
+        let given_up = items.pending.take().map_or(0, |pending| self.give_up_items(pending.keys()));
+        self.windows.give_back(id, WindowClass::Lookahead, Class::Over);
+        Ok(given_up)
+    }
+
+    /// Wishes that items not begin, and forgets them; returns how many there were.
+    fn give_up_items(&self, keys: Range<u64>) -> u32 {
         let mut given_up = 0;
-        for position in items.pending.take().into_iter().flat_map(|pending| pending.positions()) {
-            let raw = self.rings.raw(position);
-            match self.rings.of(raw).forget_raw(raw) {
+        for key in keys {
+            let raw = self.rings.raw(key);
+            match self
+                .cancel(raw)
+                .and_then(|_| self.rings.of(raw).forget_raw(raw).map_err(ring_error("forget")))
+            {
                 Ok(()) => {
                     given_up += 1;
                     self.note_detached();
                 }
                 // Reaped: it is nobody's already.
-                Err(error) => tracing::debug!(%error, position, "an item of a window was not given up"),
+                Err(error) => tracing::debug!(%error, key, "an item of a window was not given up"),
             }
         }
-        self.windows.give_back(id, WindowClass::Lookahead, Class::Over);
-        Ok(given_up)
+        given_up
+    }
+
+    /// Cancels the lookahead items in a full ring that nobody waits for.
+    #[cold]
+    fn make_way(&self, open: &mut HashMap<u32, Open>, error: &MegakernelError) {
+        let MegakernelError::RingFull { oldest_untaken: Some(in_the_way), .. } = error else { return };
+        for lookahead in open.values_mut().map(|window| &mut window.lookahead) {
+            if let Class::Waiting(pending) = lookahead
+                && ring_of(pending.next) == ring_of(*in_the_way)
+            {
+                self.give_up_items(pending.keys());
+                *lookahead = Class::Over;
+            }
+        }
+        open.retain(|_, window| !(window.required.is_over() && window.lookahead.is_over()));
     }
 }

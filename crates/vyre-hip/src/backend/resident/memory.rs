@@ -149,6 +149,7 @@ impl Memory {
                     marked: start.marked,
                     capacity: ring.capacity,
                     shift: ring.capacity.trailing_zeros(),
+                    cancellations: h2d.device_address() + ring.cancellations.offset,
                 };
                 ring.to_bytes()
             })
