@@ -207,6 +207,7 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       lane.state = claimed ? VyreLaneState::WAITING : VyreLaneState::IDLE;
     }
     bool coming = true;
+    u32 gathered = 0;
     for (u32 looks = 1;; looks++) {
       if (resuming && vyre_wave_all(lane.state == VyreLaneState::IDLE)) {
         vyre_take_ready(kernel, live, ring, shared, lane, worker);
@@ -218,7 +219,12 @@ VYRE_FUNCTION void vyre_run_lanes(const VyreResident& kernel, VyreLive* live, ty
       const bool fresh = !lane.resumed && !lane.released;
       if (lane.state == VyreLaneState::READY && fresh && lane.ticket > closed) lane.state = VyreLaneState::IDLE;
       const bool ready = lane.state == VyreLaneState::READY;
-      if (ready) {
+      // A wave that runs items keeps its other lanes waiting. So when several have come together, it runs them once a
+      // look brings no more; one by itself runs at once.
+      const u32 have = (u32)vyre_count_ones(vyre_wave_ballot(ready));
+      const bool gathering = have > 1 && have > gathered && vyre_wave_any(lane.state == VyreLaneState::WAITING);
+      gathered = gathering ? have : 0;
+      if (ready && !gathering) {
         vyre_run_lane<Lane, Accounting>(kernel, live, ring, vyre, counting, shared, lane, resuming, cancellations);
         if (resuming) vyre_finish(&live->ready, 1);
       }

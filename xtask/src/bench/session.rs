@@ -5,10 +5,10 @@
 //! must be the number of items.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use vyre_driver::VyreBackend;
 use vyre_driver::ring::SlotImage;
@@ -79,8 +79,8 @@ impl Watch {
 /// How results come back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Results {
-    /// Nobody asks about an item: handlers leave results on the device, as kernels do.
-    OnTheDevice,
+    /// Nobody asks about an item: handlers leave results on the device, as kernels do. So many threads submit.
+    OnTheDevice(u32),
     /// In completions, which are waited for one by one.
     ByTicket,
 }
@@ -131,7 +131,7 @@ impl Ring {
         let session = self.megakernel.start_with(options).context("start a session")?;
         let mut live = Live { session, submitted: 0 };
         live.fold(0, WARM_UP)?;
-        live.detached(&vec![feed::no_op(); live.session.capacity() as usize])?;
+        live.detached(1, &vec![feed::no_op(); live.session.capacity() as usize])?;
         // Nobody has tickets; this gives their slots back.
         live.session.reap(|_, _| ());
         Ok(live)
@@ -229,16 +229,13 @@ impl Ring {
         let images = images((0..pieces).map(|piece| SlotDescriptor::new(SCAN).args([piece, entry])))?;
         let mut bytes = vec![0xa5; pieces as usize * 4];
         live.session.upload(STATES_BINDING, 0, &bytes).context("forget the states of the last round")?;
-        let started = Instant::now();
-        let taken = match results {
-            Results::OnTheDevice => live.detached(&images).map(|()| None)?,
+        let (elapsed, taken) = match results {
+            Results::OnTheDevice(threads) => (live.detached(threads, &images)?, None),
             Results::ByTicket => {
                 let mut states = Vec::with_capacity(images.len());
-                live.by_ticket(&images, |state| states.push(state as u32))?;
-                Some(states)
+                (live.by_ticket(&images, |state| states.push(state as u32))?, Some(states))
             }
         };
-        let elapsed = started.elapsed();
         live.session.download(STATES_BINDING, 0, &mut bytes).context("read the states")?;
         live.finish()?;
         data.check(round, &items::words_of(&bytes))?;
@@ -250,13 +247,9 @@ impl Ring {
 
     /// Every product as one finished item.
     pub(super) fn products(&self, results: Results, round: u64) -> Result<Turn> {
-        self.products_as(round, |live, images| {
-            let started = Instant::now();
-            match results {
-                Results::OnTheDevice => live.detached(images)?,
-                Results::ByTicket => live.by_ticket(images, drop)?,
-            }
-            Ok(started.elapsed())
+        self.products_as(round, |live, images| match results {
+            Results::OnTheDevice(threads) => live.detached(threads, images),
+            Results::ByTicket => live.by_ticket(images, drop),
         })
     }
 
@@ -298,6 +291,11 @@ fn images(slots: impl Iterator<Item = SlotDescriptor>) -> Result<Vec<SlotImage>,
     slots.map(|slot| slot.to_image()).collect()
 }
 
+/// Submits finished items in batches.
+fn submit(session: &PersistentSession, images: &[SlotImage]) -> Result<()> {
+    images.chunks(BATCH).try_for_each(|batch| feed::detached(session, batch, batch.len() as u32))
+}
+
 impl Live {
     fn fold(&mut self, first: u32, items: u32) -> Result<()> {
         (0..items).try_for_each(|at| self.one(first.wrapping_add(at)).map(drop))
@@ -326,24 +324,43 @@ impl Live {
 
     /// Submits finished items that nobody will ask about.
     fn submit(&mut self, images: &[SlotImage]) -> Result<()> {
-        for batch in images.chunks(BATCH) {
-            feed::detached(&self.session, batch, batch.len() as u32)?;
-        }
+        submit(&self.session, images)?;
         self.submitted += images.len() as u64;
         Ok(())
     }
 
-    /// The same, and waits until all are acknowledged.
-    fn detached(&mut self, images: &[SlotImage]) -> Result<()> {
-        self.submit(images)?;
-        Ok(self.session.drain(DEADLINE)?)
+    /// The same from so many threads, until all are acknowledged: how long that takes, threads that are there already.
+    fn detached(&mut self, threads: u32, images: &[SlotImage]) -> Result<Duration> {
+        let part = images.len().div_ceil(threads as usize).max(1);
+        let (mine, others) = images.split_at(part.min(images.len()));
+        let (session, ready) = (&self.session, &Barrier::new(1 + others.len().div_ceil(part)));
+        let elapsed = std::thread::scope(|scope| {
+            let submitting = |part| {
+                scope.spawn(move || {
+                    ready.wait();
+                    submit(session, part)
+                })
+            };
+            let others: Vec<_> = others.chunks(part).map(submitting).collect();
+            ready.wait();
+            let started = Instant::now();
+            submit(session, mine)?;
+            others
+                .into_iter()
+                .try_for_each(|other| other.join().map_err(|_| anyhow!("a producer panicked"))?)?;
+            session.drain(DEADLINE)?;
+            anyhow::Ok(started.elapsed())
+        })?;
+        self.submitted += images.len() as u64;
+        Ok(elapsed)
     }
 
-    /// Submits finished items and hands each result over, in order.
-    fn by_ticket(&mut self, images: &[SlotImage], mut each: impl FnMut(u64)) -> Result<()> {
+    /// Submits finished items and hands each result over, in order; how long that takes.
+    fn by_ticket(&mut self, images: &[SlotImage], mut each: impl FnMut(u64)) -> Result<Duration> {
         let in_flight = self.session.capacity() as usize / BATCH;
         let mut batches = images.chunks(BATCH);
         let mut pending: VecDeque<Tickets> = VecDeque::with_capacity(in_flight);
+        let started = Instant::now();
         loop {
             if pending.len() < in_flight
                 && let Some(batch) = batches.next()
@@ -352,7 +369,7 @@ impl Live {
                 self.submitted += batch.len() as u64;
                 continue;
             }
-            let Some(tickets) = pending.pop_front() else { return Ok(()) };
+            let Some(tickets) = pending.pop_front() else { return Ok(started.elapsed()) };
             for ticket in tickets {
                 each(self.session.wait(ticket, DEADLINE)?.result());
             }
@@ -425,7 +442,7 @@ mod tests {
         }
         let scans = ring(Load::Scans(Arc::new(ScanData::new(300))));
         let products = ring(Load::Products(Arc::new(ProductData::new(70))));
-        for results in [Results::OnTheDevice, Results::ByTicket] {
+        for results in [Results::OnTheDevice(1), Results::OnTheDevice(3), Results::ByTicket] {
             assert_eq!(acknowledged(scans.scan(results, 1)), 300);
             assert_eq!(acknowledged(products.products(results, 1)), 70);
         }

@@ -254,7 +254,10 @@ impl Suite {
             }),
             take_turns(format!("{count} dispatches"), &dispatch, ScanDispatch::each),
             take_turns(format!("ring, {count} items"), &ring, |ring, round| {
-                ring.scan(Results::OnTheDevice, round)
+                ring.scan(Results::OnTheDevice(1), round)
+            }),
+            take_turns(format!("ring, {count} items from two threads"), &ring, |ring, round| {
+                ring.scan(Results::OnTheDevice(2), round)
             }),
             take_turns(format!("ring, {count} items with tickets"), &ring, |ring, round| {
                 ring.scan(Results::ByTicket, round)
@@ -276,7 +279,10 @@ impl Suite {
             take_turns(format!("{count} launches, back to back"), gpu, GpuProducts::each),
             take_turns("graph of single launches", gpu, GpuProducts::graph),
             take_turns(format!("ring, {count} items"), &ring, |ring, round| {
-                ring.products(Results::OnTheDevice, round)
+                ring.products(Results::OnTheDevice(1), round)
+            }),
+            take_turns(format!("ring, {count} items from two threads"), &ring, |ring, round| {
+                ring.products(Results::OnTheDevice(2), round)
             }),
             take_turns(format!("ring, {count} items with tickets"), &ring, |ring, round| {
                 ring.products(Results::ByTicket, round)
