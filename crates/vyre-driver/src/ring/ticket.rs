@@ -129,8 +129,9 @@ impl<M: Memory> Drop for Tickets<'_, M> {
     }
 }
 
-/// How many looks come before anything that lets go of the core.
-const SPINS: u32 = 128;
+/// How many looks come before anything that lets go of the core: some 10 us, three times as long as a device takes to
+/// answer, since to sleep and be woken takes ten times as long as that.
+const SPINS: u32 = 512;
 
 impl RingProducer {
     /// Waits for a completion and takes it.
