@@ -172,6 +172,8 @@ fn time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use vyre::runtime::telemetry::{Occupancy, RingUsage};
+
     use super::super::watch::tests::published;
     use super::*;
 
@@ -196,6 +198,17 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
+        assert!(!text.contains("rings  "), "{text}");
+        let mut several = published(2, 1000, 100);
+        let occupancy = Occupancy { published: 3, claimed: 1, ..Occupancy::default() };
+        several.telemetry.rings = vec![
+            RingUsage { capacity: 64, ..RingUsage::default() },
+            RingUsage { capacity: 64, occupancy, ..RingUsage::default() },
+        ];
+        watch.update([several].iter());
+        let rings = session(watch.get((7, 2)).expect("there")).join("\n");
+        assert!(rings.contains("rings      0, 4 in use of 64 each, the most urgent first"), "{rings}");
+        watch.update([published(1, 2000, 50_100)].iter());
         assert!(!text.contains("NOP") && !text.contains('\u{1b}'), "{text}");
         assert!(list(&watch, 0)[1].starts_with(">       7   1  a [2Jb "), "{:?}", list(&watch, 0));
     }
