@@ -57,6 +57,8 @@ enum Answer {
     },
     /// Either, as long as there is quota.
     WithinQuota(u64),
+    /// Or none, as it was cancelled.
+    UnlessCancelled(u64),
     /// 1, or 0 if the log is full.
     Logged,
 }
@@ -113,7 +115,8 @@ impl<'a> Producer<'a> {
 
     fn step(&mut self) -> Result<()> {
         match self.random.u32(0..100) {
-            0..30 => self.versioned(),
+            0..28 => self.versioned(),
+            28..30 => self.cancelled(),
             30..45 => self.batch(),
             45..55 => self.detached(),
             55..63 => self.packed(),
@@ -201,6 +204,7 @@ impl<'a> Producer<'a> {
                         self.ledger.expected_fault(fault);
                         self.raise_quota();
                     }
+                    (Answer::UnlessCancelled(_), Fault::Abandoned) => self.ledger.expected_fault(fault),
                     _ => self.ledger.faulted(&pending, fault, pending.twice, pending.losses),
                 }
                 None
@@ -224,9 +228,12 @@ impl<'a> Producer<'a> {
             Err(format!("{what} {got} of {of}, not one of {allowed:?} of {number}"))
         };
         match *answer {
-            Answer::Exactly(expected) | Answer::WithinQuota(expected) if result == expected => Ok(()),
-            Answer::Exactly(expected) | Answer::WithinQuota(expected) => {
-                Err(format!("{result}, not {expected}"))
+            Answer::Exactly(expected) | Answer::WithinQuota(expected) | Answer::UnlessCancelled(expected) => {
+                if result == expected {
+                    Ok(())
+                } else {
+                    Err(format!("{result}, not {expected}"))
+                }
             }
             Answer::Versioned { number, least } => {
                 let (of, version) = (result >> VERSION_BITS, result & ((1 << VERSION_BITS) - 1));
@@ -266,6 +273,22 @@ impl<'a> Producer<'a> {
             self.await_later(ticket, answer, Twice::MayNot, losses, true);
         }
         self.ledger.count("batch", BATCH.into());
+        Ok(())
+    }
+
+    /// Items that are cancelled as soon as they are there: some have begun by then.
+    fn cancelled(&mut self) -> Result<()> {
+        let first = self.next();
+        let batch: Vec<_> =
+            (0..8).map(|at| SlotDescriptor::new(ONCE).args([first.wrapping_add(at)])).collect();
+        let losses = self.ledger.losses.over();
+        let tickets = self.with_room("a batch", |session| session.submit_batch(batch.as_slice()))?;
+        for (at, ticket) in (0..8).zip(tickets) {
+            ticket.cancel().context("cancelling an item")?;
+            let answer = Answer::UnlessCancelled(u64::from(first.wrapping_add(at)) + 1);
+            self.await_later(ticket, answer, Twice::MayNot, losses, true);
+        }
+        self.ledger.count("cancelled", 8);
         Ok(())
     }
 
@@ -348,20 +371,26 @@ impl<'a> Producer<'a> {
         let submitted = self.with_room("a window", |session| session.submit_window(&window))?;
         let (required, lookahead) = (u64::from(submitted.required), u64::from(submitted.lookahead));
         self.ledger.count("window", required + lookahead);
-        let mut classes = vec![WindowClass::Required];
-        if lookahead == 0 || id.is_multiple_of(2) {
-            self.ledger.tracked.fetch_add(required, Ordering::Relaxed);
-            self.ledger.detached.fetch_add(lookahead, Ordering::Relaxed);
-            if lookahead > 0 {
-                self.session.cancel_lookahead(id).context("giving lookahead items up")?;
-            }
-        } else {
-            self.ledger.tracked.fetch_add(required + lookahead, Ordering::Relaxed);
-            classes.push(WindowClass::Lookahead);
+        let gives_up = id.is_multiple_of(2) && lookahead > 0;
+        if gives_up {
+            // Unless it was for room that others needed.
+            let given_up = self.session.cancel_lookahead(id).map(drop);
+            unless_unknown(given_up).context("giving lookahead items up")?;
         }
-        for class in classes {
+        let classes = [(WindowClass::Required, required), (WindowClass::Lookahead, lookahead)];
+        for (class, items) in classes {
+            if items == 0 || gives_up && class == WindowClass::Lookahead {
+                self.ledger.detached.fetch_add(items, Ordering::Relaxed);
+                continue;
+            }
             let done = self.session.wait_window(id, class, STUCK);
+            let done = if class == WindowClass::Lookahead { unless_unknown(done) } else { done.map(Some) };
             let done = done.with_context(|| format!("window {id}, {class:?}, is stuck or lost"))?;
+            let Some(done) = done else {
+                self.ledger.detached.fetch_add(items, Ordering::Relaxed);
+                continue;
+            };
+            self.ledger.tracked.fetch_add(items, Ordering::Relaxed);
             let first = if class == WindowClass::Required { 0 } else { 4 };
             for (at, completion) in (first..).zip(done) {
                 let expected = u64::from(id) + class as u64 + at;
@@ -480,5 +509,13 @@ impl<'a> Producer<'a> {
         let peek = SlotDescriptor::new(PEEK).args([at]);
         self.ledger.count("file", 2);
         self.send(&peek, Answer::Exactly(byte.into()), Twice::May)
+    }
+}
+
+/// Nothing of a window whose lookahead items were given up because a ring was full.
+fn unless_unknown<T>(done: Result<T, MegakernelError>) -> Result<Option<T>, MegakernelError> {
+    match done {
+        Err(MegakernelError::UnknownWindow { .. }) => Ok(None),
+        done => done.map(Some),
     }
 }

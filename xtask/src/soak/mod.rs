@@ -222,6 +222,8 @@ fn start(
         .bind_bytes(b, products.b.clone())
         .bind_zeroed(c, u64::from(PRODUCERS * ELEMENTS))
         .on_detached_fault(move |position, completion| match completion.as_fault() {
+            // A lookahead item that was cancelled.
+            Some(Fault::Abandoned) => {}
             Some(Fault::DeviceLost) if told.losses.begun() > 0 => {
                 told.detached_faults.fetch_add(1, Ordering::Relaxed);
             }
