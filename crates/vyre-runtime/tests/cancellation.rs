@@ -10,11 +10,13 @@ use support::{ADD_ONE, GATED, TOTAL, TRAP, WAIT, builder, item, set_gate, until_
 use vyre_cpu::{CpuBackend, CpuConfig};
 use vyre_driver::Fault;
 use vyre_driver::ring::RingError;
+use vyre_foundation::builder::Operand;
+use vyre_foundation::{DataType, MemorySpace};
 use vyre_runtime::fault_injection::FaultInjectingBackend;
 use vyre_runtime::session::Ticket;
 use vyre_runtime::{
-    BatchDescriptor, BuiltinOpcode, MegakernelError, PersistentSession, Priority, SessionOptions,
-    SlotDescriptor, WindowClass, WindowDescriptor,
+    BatchDescriptor, BuiltinOpcode, HandlerBinding, MegakernelError, OpcodeHandler, PersistentSession,
+    Priority, SessionOptions, SlotDescriptor, WindowClass, WindowDescriptor,
 };
 
 /// One worker, so that what is behind a gated item is queued.
@@ -42,6 +44,14 @@ fn answer(session: &PersistentSession, ticket: &Ticket) -> Result<u64, Fault> {
         Ok(done) => Ok(done.result()),
         Err(MegakernelError::Faulted { fault, .. }) => Err(fault),
         Err(other) => panic!("{ticket:?}: {other:?}"),
+    }
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < WAIT, "{what}");
+        std::thread::yield_now();
     }
 }
 
@@ -104,6 +114,29 @@ fn what_has_begun_is_answered_already_or_was_taken_is_not_touched() {
     }
 }
 
+/// It runs again and again until the gate is open, so it is found queued between two runs.
+#[test]
+fn what_runs_again_has_begun() {
+    const AGAIN: u32 = 0x60;
+    let again = OpcodeHandler::new(AGAIN, "again", |h| {
+        let open = h.atomic_load(h.buffer("gates"), 0);
+        h.if_(open.eq_(0), |h| h.requeue([h.arg(0)]));
+        h.complete(h.arg(0));
+    })
+    .binding(HandlerBinding::read("gates", DataType::U32).in_space(MemorySpace::HostVisible));
+    let cpu = Arc::new(CpuBackend::with_config(CpuConfig::default().threads(1)));
+    let session = builder(cpu).handler(again).build().and_then(|built| built.start()).expect("a session");
+    let ticket = submit(&session, AGAIN, &[9]);
+    let runs =
+        || session.telemetry().opcodes.iter().find(|count| count.name == "again").map(|count| count.items);
+    until("not begun", || runs() > Some(0));
+    assert!(ticket.cancel().expect("a ticket"));
+    let before = runs();
+    until("it stands still", || runs() > before);
+    set_gate(&session, 0, true);
+    assert_eq!(answer(&session, &ticket), Ok(9));
+}
+
 #[test]
 fn a_fence_may_be_cancelled_and_the_end_may_not() {
     let (_, session) = start(SessionOptions::new());
@@ -129,11 +162,7 @@ fn a_cancellation_outlives_the_kernel() {
         assert!(cancelled.cancel().expect("a ticket"));
         if lose {
             backend.lose("a test");
-            let started = Instant::now();
-            while session.telemetry().recoveries == 0 {
-                assert!(started.elapsed() < WAIT, "not recovered");
-                std::thread::yield_now();
-            }
+            until("not recovered", || session.telemetry().recoveries == 1);
         } else {
             set_gate(&session, 0, true);
             session.restart(WAIT).expect("restarted");
