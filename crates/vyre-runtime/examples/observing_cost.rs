@@ -30,12 +30,13 @@ const HELD: u32 = 512;
 
 type Way = (&'static str, fn(SessionOptions) -> SessionOptions);
 
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 6] = [
     ("off", |options| options),
     ("off again", |options| options),
     ("latency", |options| options.measure_latency()),
     ("trace", |options| options.trace(1 << 16)),
     ("all three", |options| options.measure_latency().observe("cost").trace(1 << 16)),
+    ("1 item in 64", |options| options.measure_latency().observe("cost").trace(1 << 16).time_one_in(64)),
 ];
 
 /// Name, items submitted at once, and rounds of a loop in each.

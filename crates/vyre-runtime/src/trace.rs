@@ -87,8 +87,13 @@ impl Recorder {
     }
 
     /// Notes items submitted at `at`, in nanoseconds since the session's start.
-    pub(crate) fn submitted(&self, first: u64, images: &[SlotImage], tracked: bool, at: u64) {
-        for (ticket, image) in (first..).zip(images) {
+    pub(crate) fn submitted<'i>(
+        &self,
+        items: impl Iterator<Item = (u64, &'i SlotImage)>,
+        tracked: bool,
+        at: u64,
+    ) {
+        for (ticket, image) in items {
             let (Some(entry), lap) = self.entry(ticket) else { return };
             // Relaxed: each word stands for itself.
             entry.submitted.store(lap | at & TIME, Ordering::Relaxed);
@@ -310,7 +315,7 @@ impl SessionTrace {
         &self.items
     }
 
-    /// Items submitted that the trace has not kept.
+    /// Items submitted that the trace does not have: not kept, or [not timed](crate::SessionOptions::time_one_in).
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -160,4 +160,32 @@ fn a_loss_and_what_the_device_says_are_in_it() {
     }
     set_gate(&session, 0, true);
     session.wait(held, WAIT).expect("done");
+}
+
+#[test]
+fn one_item_in_so_many_is_timed() {
+    let megakernel = builder(Arc::new(CpuBackend::new())).build().expect("a megakernel");
+    let options = || SessionOptions::new().measure_latency().trace(64);
+    let refused = megakernel.start_with(options().time_one_in(3)).map(drop);
+    assert!(matches!(refused, Err(MegakernelError::InvalidGeometry { got: 3, .. })), "{refused:?}");
+    let timed = |one_in| {
+        let session = megakernel.start_with(options().time_one_in(one_in)).expect("a session");
+        for _ in 0..128 {
+            let batch: BatchDescriptor = (0..32).map(|n| item(ADD_ONE, &[n])).collect();
+            for ticket in session.submit_batch(&batch).expect("submitted") {
+                session.wait(ticket, WAIT).expect("answered");
+            }
+        }
+        let latency = session.telemetry().latency.expect("measured");
+        let trace = session.trace().expect("traced");
+        assert!(trace.items().iter().all(|item| matches!(item.end, ItemEnd::Taken { .. })), "{trace:?}");
+        let places: BTreeSet<u64> = trace.items().iter().map(|item| item.ticket % 32).collect();
+        session.stop().expect("stopped");
+        (latency.items, trace.items().len(), places.len())
+    };
+    assert_eq!(timed(1), (4096, 64, 32));
+    let (measured, traced, places) = timed(8);
+    // One in eight, and of the last 64 not always the same place of a batch.
+    assert!((384..=640).contains(&measured), "{measured}");
+    assert!((4..=16).contains(&traced) && places > 4, "{traced} traced, of {places} places");
 }

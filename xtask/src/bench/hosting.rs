@@ -37,6 +37,7 @@ impl Suite {
             (Watch::Latency, "latency measured"),
             (Watch::Observed, "observed, latency measured"),
             (Watch::Traced, "traced"),
+            (Watch::Sampled, "all of it, of one item in 64"),
         ];
         let mut all = Vec::new();
         for (watch, name) in watches {

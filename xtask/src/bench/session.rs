@@ -62,6 +62,8 @@ pub(super) enum Watch {
     Observed,
     /// The last items, for a trace.
     Traced,
+    /// All of it, of one item in 64.
+    Sampled,
 }
 
 impl Watch {
@@ -72,6 +74,7 @@ impl Watch {
             Watch::Latency => options.measure_latency(),
             Watch::Observed => options.measure_latency().observe("bench"),
             Watch::Traced => options.trace(SLOTS),
+            Watch::Sampled => options.measure_latency().observe("bench").trace(SLOTS).time_one_in(64),
         }
     }
 }
@@ -429,7 +432,7 @@ mod tests {
     fn turns_count_what_was_acknowledged() {
         let acknowledged = |turn: Result<Turn>| turn.expect("every result right").acknowledged;
         let ring_of_folds = ring(Load::Nothing);
-        for watch in [Watch::Nothing, Watch::Latency, Watch::Traced] {
+        for watch in [Watch::Nothing, Watch::Latency, Watch::Traced, Watch::Sampled] {
             assert_eq!(acknowledged(ring_of_folds.one_item(WaitStrategy::Park, watch, 1, 20)), 20);
         }
         assert_eq!(acknowledged(ring_of_folds.one_note(1, 20)), 20);

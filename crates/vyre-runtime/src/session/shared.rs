@@ -287,7 +287,10 @@ impl Shared {
         shutdown: bool,
     ) -> Result<u64, MegakernelError> {
         let ring = self.rings.for_images(images)?;
-        let submitted_at = self.timing.as_ref().map(Timing::now);
+        let submitted_at = self.timing.as_ref().and_then(|timing| {
+            let next = key_of(ring.ring(), ring.head());
+            timing.before(next..next.wrapping_add(images.len() as u64))
+        });
         let published = match (payloads, tracked) {
             (None, true) => match images {
                 [image] => ring.submit(image).map(|ticket| ticket.into_raw().position()),

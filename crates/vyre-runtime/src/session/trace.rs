@@ -1,6 +1,7 @@
 //! What a session notes about each item and about itself, if it was asked to: times for telemetry, and a trace.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use quanta::Clock;
@@ -22,6 +23,8 @@ pub(super) struct Timing {
     clock: Clock,
     /// The clock's reading at the session's start.
     origin: u64,
+    /// Bits that are zero in the scattered keys of the items that are timed.
+    untimed: u64,
     pub(super) latency: Option<Latency>,
     trace: Option<Recorder>,
 }
@@ -33,10 +36,33 @@ impl Timing {
         let latency = options.latency.then(|| Latency::new(count, capacity)).transpose()?;
         let trace = options.trace.map(|items| Recorder::new(items, count, capacity)).transpose()?;
         let wanted = latency.is_some() || trace.is_some();
+        let one_in = options.time_one_in;
+        if !one_in.is_power_of_two() {
+            return Err(MegakernelError::InvalidGeometry {
+                what: "one timed item in",
+                got: one_in.into(),
+                expected: "a power of two; 1 times each".to_owned(),
+            });
+        }
+        let untimed = !(u64::MAX >> one_in.trailing_zeros());
         Ok(wanted.then(|| {
             let clock = Clock::new();
-            Timing { origin: clock.raw(), clock, latency, trace }
+            Timing { origin: clock.raw(), untimed, clock, latency, trace }
         }))
+    }
+
+    /// Whether an item is timed. Its key is scattered by a multiplication (D. Knuth, The Art of Computer Programming,
+    /// vol. 3, 6.4), so that no place in a batch is favoured.
+    #[inline]
+    fn is_timed(&self, key: u64) -> bool {
+        const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+        key.wrapping_mul(GOLDEN_RATIO) & self.untimed == 0
+    }
+
+    /// The time, if any of the items that are likely to be the next ones is timed.
+    #[inline]
+    pub(super) fn before(&self, mut keys: Range<u64>) -> Option<u64> {
+        keys.any(|key| self.is_timed(key)).then(|| self.now())
     }
 
     /// Nanoseconds since the session's start.
@@ -49,16 +75,21 @@ impl Timing {
     #[inline]
     pub(super) fn submitted(&self, first: u64, images: &[SlotImage], tracked: bool, at: u64) {
         if let Some(latency) = &self.latency {
-            latency.submitted((first..).take(images.len()), at);
+            let keys = (first..).take(images.len());
+            latency.submitted(keys.filter(|&key| self.is_timed(key)), at);
         }
         if let Some(trace) = &self.trace {
-            trace.submitted(first, images, tracked, at);
+            let items = (first..).zip(images).filter(|&(key, _)| self.is_timed(key));
+            trace.submitted(items, tracked, at);
         }
     }
 
     /// Notes that an answer was taken now.
     #[inline]
     pub(super) fn acknowledged(&self, key: u64, completion: &Completion) {
+        if !self.is_timed(key) {
+            return;
+        }
         let at = self.now();
         if let Some(latency) = &self.latency {
             latency.acknowledged(key, at);
