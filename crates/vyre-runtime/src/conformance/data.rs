@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vyre_driver::{BackendError, BufferDesc, VyreBackend};
 use vyre_foundation::DataType;
@@ -12,7 +12,7 @@ use super::{Check, Nonconformance, builder};
 use crate::descriptor::SlotDescriptor;
 use crate::error::MegakernelError;
 use crate::handler::{HandlerBinding, OpcodeHandler};
-use crate::session::{PersistentSession, SessionOptions};
+use crate::session::{PersistentSession, SessionOptions, Ticket};
 
 /// Handler: stores word `a0` of the source, plus `a1`, in the same word of the target; completes with it.
 const MOVE: u32 = 0x70;
@@ -98,10 +98,21 @@ fn words(range: std::ops::Range<u32>, more: u32) -> Vec<u8> {
 /// Items without end, until it is over; they touch the last word only.
 fn keep_busy(session: &PersistentSession, over: &AtomicBool) -> Result<(), MegakernelError> {
     while !over.load(Ordering::Acquire) {
-        let ticket = session.submit(SlotDescriptor::new(MOVE).args([WORDS - 1, 0]))?;
+        let ticket = submit(session, WORDS - 1, 0)?;
         session.wait(ticket, WAIT)?;
     }
     Ok(())
+}
+
+/// Submits an item. The ring is full while the other thread has not taken an old answer.
+fn submit(session: &PersistentSession, word: u32, more: u32) -> Result<Ticket, MegakernelError> {
+    let started = Instant::now();
+    loop {
+        match session.submit(SlotDescriptor::new(MOVE).args([word, more])) {
+            Err(MegakernelError::RingFull { .. }) if started.elapsed() < WAIT => thread::yield_now(),
+            answer => return answer,
+        }
+    }
 }
 
 /// Uploads a piece, has items move some of its words, and downloads what they stored.
@@ -112,7 +123,7 @@ fn round_trip(at: &Check, session: &PersistentSession, round: u32) -> Result<(),
     let picked = || (first..first + PIECE).step_by(97);
     let mut tickets = Vec::new();
     for word in picked() {
-        tickets.push(at.ok(session.submit(SlotDescriptor::new(MOVE).args([word, 7])))?);
+        tickets.push(at.ok(submit(session, word, 7))?);
         if tickets.len() == 32 {
             at.ok(tickets.drain(..).try_for_each(|ticket| session.wait(ticket, WAIT).map(drop)))?;
         }
