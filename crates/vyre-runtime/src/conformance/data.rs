@@ -98,21 +98,14 @@ fn words(range: std::ops::Range<u32>, more: u32) -> Vec<u8> {
 /// Items without end, until it is over; they touch the last word only.
 fn keep_busy(session: &PersistentSession, over: &AtomicBool) -> Result<(), MegakernelError> {
     while !over.load(Ordering::Acquire) {
-        let ticket = submit(session, WORDS - 1, 0)?;
-        session.wait(ticket, WAIT)?;
-    }
-    Ok(())
-}
-
-/// Submits an item. The ring is full while the other thread has not taken an old answer.
-fn submit(session: &PersistentSession, word: u32, more: u32) -> Result<Ticket, MegakernelError> {
-    let started = Instant::now();
-    loop {
-        match session.submit(SlotDescriptor::new(MOVE).args([word, more])) {
-            Err(MegakernelError::RingFull { .. }) if started.elapsed() < WAIT => thread::yield_now(),
-            answer => return answer,
+        match session.submit(SlotDescriptor::new(MOVE).args([WORDS - 1, 0])) {
+            Ok(ticket) => drop(session.wait(ticket, WAIT)?),
+            // A whole ring ahead of the other thread's oldest item.
+            Err(MegakernelError::RingFull { .. }) => thread::yield_now(),
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// Uploads a piece, has items move some of its words, and downloads what they stored.
@@ -122,13 +115,24 @@ fn round_trip(at: &Check, session: &PersistentSession, round: u32) -> Result<(),
     at.ok(session.upload("source", u64::from(first) * 4, &piece))?;
     let picked = || (first..first + PIECE).step_by(97);
     let mut tickets = Vec::new();
+    let take_all = |tickets: &mut Vec<Ticket>| {
+        at.ok(tickets.drain(..).try_for_each(|ticket| session.wait(ticket, WAIT).map(drop)))
+    };
     for word in picked() {
-        tickets.push(at.ok(submit(session, word, 7))?);
+        let started = Instant::now();
+        loop {
+            match session.submit(SlotDescriptor::new(MOVE).args([word, 7])) {
+                Ok(ticket) => break tickets.push(ticket),
+                // The other thread went on while this one slept: an answer that either has not taken is in the way.
+                Err(MegakernelError::RingFull { .. }) if started.elapsed() < WAIT => take_all(&mut tickets)?,
+                Err(error) => return at.ok(Err(error)),
+            }
+        }
         if tickets.len() == 32 {
-            at.ok(tickets.drain(..).try_for_each(|ticket| session.wait(ticket, WAIT).map(drop)))?;
+            take_all(&mut tickets)?;
         }
     }
-    at.ok(tickets.into_iter().try_for_each(|ticket| session.wait(ticket, WAIT).map(drop)))?;
+    take_all(&mut tickets)?;
     let mut moved = vec![0; piece.len()];
     at.ok(session.download("target", u64::from(first) * 4, &mut moved))?;
     let wrong = picked().find(|word| {
