@@ -25,9 +25,18 @@ fn main() -> Result<(), MegakernelError> {
         let submit = |thread: u32| {
             let session = session.clone();
             move || -> Result<(), MegakernelError> {
-                for n in 0..1000 {
-                    let ticket = session.submit(SlotDescriptor::new(ADD_ONE).args([thread * 1000 + n]))?;
-                    session.wait(ticket, Duration::from_secs(1))?;
+                let mut n = 0;
+                while n < 1000 {
+                    match session.submit(SlotDescriptor::new(ADD_ONE).args([thread * 1000 + n])) {
+                        Ok(ticket) => session.wait(ticket, Duration::from_secs(1))?,
+                        // A whole ring ahead of a thread that has not taken its answer yet.
+                        Err(MegakernelError::RingFull { .. }) => {
+                            std::thread::yield_now();
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    n += 1;
                 }
                 Ok(())
             }
