@@ -155,9 +155,9 @@ struct VyreResident {
   unsigned long long mirrors;
   // The queue of items to run again: `1 << queue_shift` entries of 8 bytes, zeros.
   unsigned long long ready;
-  // The same for items that a workgroup runs.
+  // The items that a workgroup runs: as many entries of 80 bytes, zeros; not used without such programs.
   unsigned long long groups;
-  // The same for items to be parked.
+  // The same as `ready` for items to be parked.
   unsigned long long parked;
   // As many parked fences, of 32 bytes.
   unsigned long long fences;

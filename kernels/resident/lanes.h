@@ -100,7 +100,7 @@ VYRE_FUNCTION void vyre_run_lane(const VyreResident& kernel, VyreLive* live, con
     return;
   }
   if (cancellations && !lane.resumed && !shutdown && vyre_is_cancelled(ring, item.ticket)) {
-    vyre_complete(ring, item.ticket, VyreOutcome{VYRE_FAULT, VYRE_FAULT_ABANDONED, 0}, false);
+    vyre_complete(ring, item.ticket, VyreOutcome{VYRE_FAULT, VYRE_FAULT_ABANDONED, 0}, 0);
     lane.state = VyreLaneState::IDLE;
     return;
   }

@@ -205,9 +205,9 @@ abi! {
         mirrors: u64 @ 88,
         /// The queue of items to run again: `1 << queue_shift` entries of 8 bytes, zeros.
         ready: u64 @ 96,
-        /// The same for items that a workgroup runs.
+        /// The items that a workgroup runs: as many entries of 80 bytes, zeros; not used without such programs.
         groups: u64 @ 104,
-        /// The same for items to be parked.
+        /// The same as `ready` for items to be parked.
         parked: u64 @ 112,
         /// As many parked fences, of 32 bytes.
         fences: u64 @ 120,

@@ -189,7 +189,7 @@ impl SessionOptions {
     }
 
     /// Times one item in so many, for the latency and for a trace: a power of two, by default 1, which is each item. To
-    /// time an item costs its threads some tens of nanoseconds, and one that is not timed costs next to nothing. Which are
+    /// time an item costs its threads some tens of nanoseconds, to pass over one a few (docs/observing.md). Which are
     /// timed follows from their positions, in no order that a batch could have.
     pub fn time_one_in(mut self, items: u32) -> SessionOptions {
         self.time_one_in = items;
